@@ -1,0 +1,195 @@
+"""What the scheduler wants done, as values; the shell around it does them.
+
+``Effect`` is everything; ``Fact`` is the part that asks for nothing and only tells what was
+decided or measured, for logs and metrics.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mgpu.core.events import Timer
+from mgpu.core.model import ConsumerState, Outcome, Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Where a job's wait went, in seconds; the three add up to the whole wait."""
+
+    queue_s: float = 0.0
+    evict_s: float = 0.0
+    load_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StartLoad:
+    """Make a consumer resident on these GPUs; answered with ``LoadEnded``."""
+
+    consumer: str
+    attempt: int
+    gpus: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StartUnload:
+    """Make a consumer absent; answered with ``UnloadEnded``. ``escalate``: by the harder way."""
+
+    consumer: str
+    attempt: int
+    escalate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A job may compute: it holds a lease with this fencing token until ``JobEnded``."""
+
+    job: str
+    consumer: str
+    token: int
+    gpus: tuple[int, ...]
+    phases: Phases
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """A job that holds a lease is to stop; ``JobEnded`` follows."""
+
+    job: str
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """A job has come to its one end. ``refusal`` says why unless it is done."""
+
+    job: str
+    consumer: str
+    outcome: Outcome
+    refusal: Refusal | None
+    phases: Phases
+    run_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A person's request is carried out, or refused."""
+
+    request: str
+    refusal: Refusal | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SetTimer:
+    """Send ``TimerFired`` at that moment."""
+
+    timer: Timer
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class CancelTimer:
+    """That moment is of no interest any more."""
+
+    timer: Timer
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Read the GPUs now; ``fast`` says whether their memory is expected to change."""
+
+    fast: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StateChanged:
+    """A consumer went from one state to another."""
+
+    consumer: str
+    old: ConsumerState
+    new: ConsumerState
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evicted:
+    """A victim was asked to leave for a target that needs ``need_mib`` free on each of its GPUs."""
+
+    victim: str
+    target: str
+    need_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class LoadMeasured:
+    """A load took this long."""
+
+    consumer: str
+    ok: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class UnloadMeasured:
+    """An unload took this long, until its memory showed as free or was given up on."""
+
+    consumer: str
+    ok: bool
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SwapMeasured:
+    """From the decision to make room for a target until its first job took this long."""
+
+    target: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SettleTimedOut:
+    """A consumer said it had unloaded, and its memory did not show as free in time."""
+
+    consumer: str
+    missing_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class FootprintLearned:
+    """A consumer was seen to hold this much, more than was known before."""
+
+    consumer: str
+    footprint_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockReleased:
+    """A consumer computed on a GPU for this long without a break."""
+
+    gpu: int
+    consumer: str
+    held_s: float
+
+
+Fact = (
+    StateChanged
+    | Evicted
+    | LoadMeasured
+    | UnloadMeasured
+    | SwapMeasured
+    | SettleTimedOut
+    | FootprintLearned
+    | LockReleased
+)
+
+Effect = (
+    StartLoad
+    | StartUnload
+    | Grant
+    | Abort
+    | Finish
+    | Answer
+    | SetTimer
+    | CancelTimer
+    | Sample
+    | Fact
+)

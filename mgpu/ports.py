@@ -1,0 +1,93 @@
+"""What the broker needs of the world, as protocols: the shell is written against these alone.
+
+Whoever implements one may take its time but never for ever: each call has a deadline of its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mgpu.core.model import GpuReading
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The GPUs a consumer is to be loaded on, index and UUID in the same order."""
+
+    gpus: tuple[int, ...] = ()
+    uuids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """What a consumer says of itself when asked.
+
+    ``reachable`` False: nothing listens at its address, or its unit is not running.
+    ``resident`` None: it has no way to tell.
+    """
+
+    reachable: bool
+    healthy: bool
+    resident: bool | None = None
+    detail: str = ""
+
+
+class ConsumerController(Protocol):
+    """One consumer's own ways to be loaded, unloaded and asked.
+
+    Every call ends within the deadline that the consumer's configuration sets for it, and a call
+    that is cancelled leaves no task, connection or child process behind.
+    """
+
+    async def load(self, placement: Placement) -> None:
+        """Return when the consumer is ready to work; raise ``errors.LoadFailed`` otherwise."""
+
+    async def unload(self) -> None:
+        """Return when the consumer has accepted to unload; raise ``errors.UnloadFailed``.
+
+        The memory is not free yet when this returns: only the GPU can tell.
+        """
+
+    async def escalate(self) -> None:
+        """Unload by the harder way (stop its unit); raise ``errors.UnloadFailed``."""
+
+    async def probe(self) -> ProbeReport:
+        """Ask how it is, without waking it or counting as use; never raises for a dead one."""
+
+    async def close(self) -> None:
+        """Give back connections."""
+
+
+class GpuProbe(Protocol):
+    """Where the free memory is read."""
+
+    async def read(self) -> tuple[GpuReading, ...]:
+        """Every GPU as it is now, the failing ones with their error.
+
+        Raises ``errors.GpuUnhealthy`` when nothing can be read at all, or not in time. A read that
+        hangs never blocks the caller past the deadline, nor the process's exit.
+        """
+
+    async def close(self) -> None:
+        """Give back what was opened; does not wait for a read that hangs."""
+
+
+class Clock(Protocol):
+    """Monotonic time."""
+
+    def now(self) -> float:
+        """Seconds since a moment that means nothing."""
+
+
+class FenceStore(Protocol):
+    """Remembers how far fencing tokens have been given out, over restarts."""
+
+    def reserve(self, count: int) -> int:
+        """The first of ``count`` tokens, all greater than any ever reserved; on disk on return.
+
+        Raises ``errors.StorageFull`` when it cannot be written.
+        """
+
+    def close(self) -> None:
+        """Close the file."""
