@@ -68,7 +68,7 @@ class Unauthenticated(RequestError):
 
 
 class Forbidden(RequestError):
-    """This is not allowed from here."""
+    """It is not allowed from here."""
 
     code = "forbidden"
 

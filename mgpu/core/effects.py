@@ -60,7 +60,7 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """A job has come to its one end. ``refusal`` says why unless it is done."""
+    """A job has come to its one end. ``refusal`` says why when the scheduler ended it."""
 
     job: str
     consumer: str
@@ -121,11 +121,11 @@ class Evicted:
 
 @dataclass(frozen=True, slots=True)
 class LoadMeasured:
-    """A load took this long."""
+    """A load took this long; None when the first job does the loading, which nobody can time."""
 
     consumer: str
     ok: bool
-    seconds: float
+    seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,6 @@ class TimerKind(StrEnum):
 
     WAIT = "wait"
     """A job has waited for as long as it may. Subject: the job."""
-    OVERTAKE = "overtake"
-    """A job has waited so long that nobody may overtake it any more. Subject: the job."""
     RUN = "run"
     """A job has run for as long as it may. Subject: the job."""
     SETTLE = "settle"

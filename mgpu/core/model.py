@@ -8,7 +8,7 @@ Memory is in MiB, times are seconds on a monotonic clock whose zero means nothin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 

@@ -1,0 +1,109 @@
+"""What people and their tools ask of the broker itself: how things are, load this, unload that."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+from typing import Any
+
+from aiohttp import hdrs, web
+
+from mgpu.api.deps import DEPS
+from mgpu.api.routes import ROUTES
+from mgpu.core.views import ConsumerView, GpuView, Snapshot
+from mgpu.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
+
+MAX_BODY_BYTES = 1 << 16
+_OF_FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data", "text/plain"})
+"""What a page may send to another site without asking (Fetch standard, CORS-safelisted)."""
+
+
+async def status(request: web.Request) -> web.Response:
+    """GPUs, consumers, queue and lock. Asking changes nothing and wakes nobody."""
+    return web.json_response(status_document(request.app[DEPS].broker.snapshot()))
+
+
+async def load(request: web.Request) -> web.Response:
+    """Make a consumer resident; answers when it is."""
+    name = await _consumer(request)
+    broker = request.app[DEPS].broker
+    await broker.load(name)
+    return web.json_response(_consumer_document(broker.snapshot().consumers[name]))
+
+
+async def unload(request: web.Request) -> web.Response:
+    """Make a consumer absent; answers when it is."""
+    name = await _consumer(request)
+    broker = request.app[DEPS].broker
+    await broker.unload(name)
+    return web.json_response(_consumer_document(broker.snapshot().consumers[name]))
+
+
+def status_document(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot as JSON, in the names that tools rely on."""
+    return {
+        "gpus": [_gpu_document(gpu) for gpu in snapshot.gpus],
+        "consumers": {
+            name: _consumer_document(consumer) for name, consumer in snapshot.consumers.items()
+        },
+        "queue": [
+            {
+                "job": waiter.job,
+                "consumer": waiter.consumer,
+                "position": waiter.position,
+                "waited_s": round(waiter.waited_s, 3),
+                "eta_s": None,
+            }
+            for waiter in snapshot.queue
+        ],
+        "paused": False,
+        "draining": snapshot.draining,
+        "evictions": snapshot.evictions,
+        "loads": snapshot.loads,
+    }
+
+
+def _gpu_document(gpu: GpuView) -> dict[str, Any]:
+    document = dataclasses.asdict(gpu)
+    consumer, jobs = document.pop("lock_consumer"), document.pop("lock_jobs")
+    return {**document, "lock": {"consumer": consumer, "jobs": list(jobs)}}
+
+
+def _consumer_document(consumer: ConsumerView) -> dict[str, Any]:
+    document = dataclasses.asdict(consumer)
+    del document["name"]
+    return document
+
+
+async def _consumer(request: web.Request) -> str:
+    """The consumer that is meant, of a request that a page's form cannot make.
+
+    A browser sends forms and plain text to any site without asking; JSON it does not.
+    """
+    name = request.app[ROUTES].upstream(request.match_info["name"]).name
+    given = hdrs.CONTENT_TYPE in request.headers
+    is_json = given and request.content_type == "application/json"
+    if (request.can_read_body and not is_json) or (given and request.content_type in _OF_FORMS):
+        raise UnsupportedMediaType("The body must be application/json, or empty.")
+    body = await _read(request)
+    try:
+        options = json.loads(body) if body.strip() else {}
+    except ValueError as error:
+        raise BadRequest("The body is not JSON.") from error
+    if options != {}:
+        raise BadRequest("The body must be empty or {}: this takes no options.")
+    return name
+
+
+async def _read(request: web.Request) -> bytes:
+    body = b""
+    try:
+        async with asyncio.timeout(request.app[DEPS].limits.body_idle_s):
+            while chunk := await request.content.readany():
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise BodyTooLarge(f"The body may have {MAX_BODY_BYTES} bytes.")
+    except TimeoutError:
+        raise web.HTTPRequestTimeout from None
+    return body

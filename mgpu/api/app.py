@@ -1,0 +1,45 @@
+"""The aiohttp application: every route of the broker and what stands before them.
+
+Order matters: errors become answers outermost, then the guard decides whether the request may ask
+anything, then a handler runs. Served by ``mgpu.api.server``.
+"""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from mgpu.api import admin, health, jobs, openapi, page
+from mgpu.api.body import expect_nothing_yet
+from mgpu.api.deps import DEPS, Deps
+from mgpu.api.forward import DISK
+from mgpu.api.guard import finish_headers, make_guard
+from mgpu.api.problems import problems_middleware
+from mgpu.api.routes import ROUTES, Routes
+from mgpu.api.spool import DiskBudget
+
+
+def make_app(deps: Deps) -> web.Application:
+    """Build the application; what it is given stays the caller's to close."""
+    app = web.Application(middlewares=[problems_middleware, make_guard(deps)])
+    app[DEPS] = deps
+    app[ROUTES] = Routes(deps.config)
+    app[DISK] = DiskBudget(deps.limits.spool_bytes)
+    app.on_response_prepare.append(finish_headers)
+    for method, path, handler in (
+        ("GET", "/", page.page),
+        ("GET", "/healthz", health.healthz),
+        ("GET", "/readyz", health.readyz),
+        ("GET", "/metrics", health.metrics),
+        ("GET", "/openapi.json", openapi.openapi),
+        ("GET", "/api/status", admin.status),
+        ("POST", "/api/consumers/{name}/load", admin.load),
+        ("POST", "/api/consumers/{name}/unload", admin.unload),
+        ("*", "/consumers/{name}", jobs.consumer),
+        ("*", "/consumers/{name}/{path:.*}", jobs.consumer),
+        ("*", "/{path:.*}", jobs.routed),
+    ):
+        if method == "GET":
+            app.router.add_get(path, handler)
+        else:
+            app.router.add_route(method, path, handler, expect_handler=expect_nothing_yet)
+    return app

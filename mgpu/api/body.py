@@ -1,0 +1,141 @@
+"""The body of a request on its way to a consumer: counted, given a deadline, never held whole.
+
+It is read from the moment the request arrives, not when the consumer takes it: only then a client
+that leaves, stalls or sends too much is noticed while its job still waits, and only then a stall
+is known to be the client's. What the consumer has not taken yet lies in a ``Spool``.
+
+A body that breaks ends its job wherever that is: the task inside the ``async with`` is cancelled,
+and the context raises what was wrong with the body, in the manner of ``asyncio.timeout``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Self
+
+from aiohttp import StreamReader, hdrs, web
+from aiohttp.http import HttpVersion10
+from aiohttp.web_protocol import RequestPayloadError
+
+from mgpu.api.deps import Limits
+from mgpu.api.spool import DiskBudget, Spool
+from mgpu.errors import BadRequest, BodyTooLarge, MgpuError
+
+
+class RequestBody:
+    """An ``async with`` that receives a request's body while its job goes on.
+
+    ``data`` is what to send: None without a body, bytes when all of it is here already, else an
+    iterator. Raises ``errors.BodyTooLarge`` beyond ``max_bytes``, ``errors.BadRequest`` for a
+    broken encoding, and aiohttp's 408 when nothing comes for ``limits.body_idle_s``.
+    """
+
+    def __init__(
+        self, request: web.Request, *, max_bytes: int, limits: Limits, budget: DiskBudget
+    ) -> None:
+        self._request = request
+        self._max_bytes = max_bytes
+        self._idle_s = limits.body_idle_s
+        self._spool = Spool(limits.body_memory_bytes, budget)
+        self._receiving: asyncio.Task[None] | None = None
+        self._owner: asyncio.Task[object] | None = None
+        self._cancels_before = 0
+        self._error: MgpuError | web.HTTPException | None = None
+        self.data: bytes | AsyncIterator[bytes] | None = None
+
+    @property
+    def length_bytes(self) -> int | None:
+        """What the client says; None when it sends chunks."""
+        return self._request.content_length
+
+    async def __aenter__(self) -> Self:
+        if (self.length_bytes or 0) > self._max_bytes:
+            raise BodyTooLarge
+        content = self._request.content
+        if not self._request.body_exists:
+            return self
+        if content.is_eof():
+            self.data = content.read_nowait()
+            self._check_size(len(self.data))
+            return self
+        await _continue(self._request)
+        self._owner = asyncio.current_task()
+        assert self._owner is not None  # noqa: S101  a coroutine runs in a task
+        self._cancels_before = self._owner.cancelling()
+        self._receiving = asyncio.create_task(self._receive(content), name="receive a body")
+        self.data = self._chunks()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._receiving is None or self._owner is None:
+            return
+        self._receiving.cancel()
+        broken_off = kind is not None and issubclass(kind, asyncio.CancelledError)
+        try:
+            await asyncio.wait((self._receiving,))
+        except asyncio.CancelledError:
+            broken_off = True
+            if self._error is None:
+                raise
+        finally:
+            self._spool.close()
+        if self._error is None:
+            return
+        cancelled_by_others = self._owner.uncancel() > self._cancels_before
+        if broken_off and not cancelled_by_others:
+            raise self._error from error
+
+    async def _receive(self, content: StreamReader) -> None:
+        """Take in the whole body; what is wrong with it ends the task that wants it."""
+        assert self._owner is not None  # noqa: S101  set before this task
+        try:
+            await self._receive_all(content)
+        except TimeoutError:
+            self._error = web.HTTPRequestTimeout()
+        except BodyTooLarge as error:
+            self._error = error
+        except RequestPayloadError:
+            self._error = BadRequest("The request's body is not framed as its header says.")
+        except OSError:
+            self._owner.cancel()  # the client left
+        if self._error is not None:
+            self._owner.cancel()
+
+    async def _receive_all(self, content: StreamReader) -> None:
+        received_bytes = 0
+        while True:
+            async with asyncio.timeout(self._idle_s):
+                chunk = await content.readany()
+            if not chunk:
+                self._spool.end()
+                return
+            received_bytes += len(chunk)
+            self._check_size(received_bytes)
+            await self._spool.put(chunk)
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        while chunk := await self._spool.get():
+            yield chunk
+
+    def _check_size(self, size_bytes: int) -> None:
+        if size_bytes > self._max_bytes:
+            raise BodyTooLarge
+
+
+async def _continue(request: web.Request) -> None:
+    """Tell a client that waits for it (RFC 9110, 10.1.1) to send its body."""
+    expected = request.headers.get(hdrs.EXPECT, "").lower()
+    if expected == "100-continue" and request.version > HttpVersion10:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # the answer itself has not begun
+
+
+async def expect_nothing_yet(_request: web.Request) -> None:
+    """An ``expect_handler``: 100 Continue is sent when a handler wants the body, not before."""

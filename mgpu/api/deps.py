@@ -1,0 +1,100 @@
+"""What the HTTP interface is given: the broker, the configuration and the means to talk.
+
+The broker is a protocol here, so that the interface can be tried against one that is three
+dictionaries.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import aiohttp
+from aiohttp import web
+from prometheus_client import CollectorRegistry
+
+from mgpu.config.model import Config
+from mgpu.core.effects import Phases
+from mgpu.core.views import Snapshot
+
+
+class Lease(Protocol):
+    """The right of one job to compute; ``failed`` is set when the consumer's answer was one."""
+
+    @property
+    def job(self) -> str:
+        """The job's id."""
+
+    @property
+    def consumer(self) -> str:
+        """The consumer's name."""
+
+    @property
+    def phases(self) -> Phases:
+        """Where the wait went."""
+
+    failed: bool
+
+
+class Broker(Protocol):
+    """The part of the broker that requests need; everything raises ``errors.MgpuError``."""
+
+    @property
+    def ready_problems(self) -> tuple[str, ...]:
+        """Why the broker is not ready; empty when it is."""
+
+    def new_job_id(self) -> str:
+        """An id no other job has."""
+
+    def lease(
+        self,
+        job: str,
+        consumer: str,
+        *,
+        priority: int | None = None,
+        max_wait_s: float | None = None,
+    ) -> AbstractAsyncContextManager[Lease]:
+        """Wait until the job may compute; leaving the context gives the lease back.
+
+        A body that is cancelled ends the job as cancelled, any other exception as failed. Being
+        cancelled while waiting takes the job out of the queue.
+        """
+
+    async def load(self, consumer: str) -> None:
+        """Return when the consumer is resident."""
+
+    async def unload(self, consumer: str) -> None:
+        """Return when the consumer is absent."""
+
+    def snapshot(self) -> Snapshot:
+        """Everything at this moment."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds on what a request may take up, where no configuration key sets one."""
+
+    body_idle_s: float = 25.0
+    """A request body that brings nothing for this long is given up: 30 s are promised, and a few
+    of them go to telling the client."""
+    body_memory_bytes: int = 1 << 18
+    """What is kept in memory of a body that the consumer does not take yet; the rest of it goes
+    to disk, or waits at the client when the disk has no room."""
+    spool_bytes: int = 1 << 30
+    """Disk that the bodies of all requests may use together."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deps:
+    """Everything that ``make_app`` needs. The session comes from ``proxy.make_session``."""
+
+    broker: Broker
+    config: Config
+    session: aiohttp.ClientSession
+    registry: CollectorRegistry
+    api_keys: tuple[str, ...] = field(default=(), repr=False)
+    limits: Limits = Limits()
+
+
+DEPS = web.AppKey("deps", Deps)

@@ -1,0 +1,142 @@
+"""From a request to a consumer's answer: the path that jobs and plain forwarding share.
+
+``as_job`` waits for the lease and holds it until the last byte has gone out; ``plainly`` does
+without, for requests that are no work (``not_activity``).
+
+A client that leaves is a client whose connection has closed or that has ended its sending half:
+like nginx, the broker takes a half-closed connection for a gone client, since nobody can tell the
+two apart while there is nothing to send. aiohttp then cancels the handler
+(``handler_cancellation``), wherever it is: waiting for the lease, waiting for the consumer,
+streaming. The queue place, the lease and the consumer's connection go with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping
+
+import structlog
+from aiohttp import web
+from yarl import URL
+
+from mgpu.api import headers as fields
+from mgpu.api import proxy, tunnel
+from mgpu.api.body import RequestBody
+from mgpu.api.connection import client_left
+from mgpu.api.deps import DEPS, Deps, Lease
+from mgpu.api.routes import Upstream
+from mgpu.api.spool import DiskBudget
+from mgpu.errors import BadRequest
+
+PRIORITY_LIMIT = 100
+_PRIORITY = re.compile(r"[+-]?[0-9]{1,3}")
+_SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_MIB = 1 << 20
+_SERVER_ERROR = 500
+
+DISK = web.AppKey("disk", DiskBudget)
+
+log = structlog.get_logger(__name__)
+
+
+async def as_job(request: web.Request, upstream: Upstream, url: URL) -> web.StreamResponse:
+    """Run a request as a job: wait for the GPU, then ask the consumer under the lease."""
+    deps = request.app[DEPS]
+    priority = _priority(request)
+    max_wait_s = _max_wait_s(request, deps.config.scheduler.max_wait_s)
+    job = deps.broker.new_job_id()
+    try:
+        async with (
+            _body(request, deps) as body,
+            deps.broker.lease(
+                job, upstream.name, priority=priority, max_wait_s=max_wait_s
+            ) as lease,
+        ):
+            response = await _exchange(request, upstream, url, body, lease)
+            lease.failed = response.status >= _SERVER_ERROR
+            return response
+    except asyncio.CancelledError:
+        if client_left(request):
+            log.info("client left", job=job, consumer=upstream.name)
+        raise
+
+
+async def plainly(request: web.Request, upstream: Upstream, url: URL) -> web.StreamResponse:
+    """Ask the consumer without a lease."""
+    async with _body(request, request.app[DEPS]) as body:
+        return await _exchange(request, upstream, url, body, None)
+
+
+async def _exchange(
+    request: web.Request, upstream: Upstream, url: URL, body: RequestBody, lease: Lease | None
+) -> web.StreamResponse:
+    deps = request.app[DEPS]
+    name = upstream.name
+    upgrade = tunnel.is_upgrade(request)
+    towards = fields.towards_consumer(request.headers, keep_authorization=not deps.api_keys)
+    started = time.perf_counter()
+    answer = await proxy.ask(
+        request,
+        url,
+        consumer=name,
+        headers=tunnel.upgrade_headers(towards) if upgrade else towards,
+        data=body.data,
+    )
+    try:
+        added = _added(name, lease, time.perf_counter() - started)
+        if upgrade and answer.status == tunnel.SWITCHING_PROTOCOLS:
+            return await tunnel.splice(request, answer, consumer=name, headers=added)
+        return await proxy.relay(request, answer, consumer=name, headers=added)
+    finally:
+        answer.close()
+
+
+def _body(request: web.Request, deps: Deps) -> RequestBody:
+    return RequestBody(
+        request,
+        max_bytes=deps.config.server.max_body_mib * _MIB,
+        limits=deps.limits,
+        budget=request.app[DISK],
+    )
+
+
+def _added(consumer: str, lease: Lease | None, upstream_s: float) -> Mapping[str, str]:
+    """What the broker tells about the job; ``upstream`` is the time to the answer's head."""
+    added = {fields.CONSUMER: consumer}
+    if lease is not None:
+        phases = lease.phases
+        added[fields.JOB] = lease.job
+        added[fields.SERVER_TIMING] = (
+            f"queue;dur={phases.queue_s * 1e3:.3f}, evict;dur={phases.evict_s * 1e3:.3f}, "
+            f"load;dur={phases.load_s * 1e3:.3f}, upstream;dur={upstream_s * 1e3:.3f}"
+        )
+    return added
+
+
+def _priority(request: web.Request) -> int | None:
+    text = _single(request, fields.PRIORITY)
+    if text is None:
+        return None
+    if not _PRIORITY.fullmatch(text) or abs(int(text)) > PRIORITY_LIMIT:
+        raise BadRequest(
+            f"{fields.PRIORITY} must be a whole number from {-PRIORITY_LIMIT} to {PRIORITY_LIMIT}."
+        )
+    return int(text)
+
+
+def _max_wait_s(request: web.Request, limit_s: float) -> float | None:
+    text = _single(request, fields.MAX_WAIT)
+    if text is None:
+        return None
+    if not _SECONDS.fullmatch(text) or float(text) <= 0:
+        raise BadRequest(f"{fields.MAX_WAIT} must be a number of seconds above 0.")
+    return min(float(text), limit_s)
+
+
+def _single(request: web.Request, name: str) -> str | None:
+    values = request.headers.getall(name, ())
+    if len(values) > 1:
+        raise BadRequest(f"{name} is given more than once.")
+    return values[0] if values else None

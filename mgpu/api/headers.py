@@ -1,0 +1,80 @@
+"""Which header fields cross the broker: all that are meant for the other end, in their order.
+
+RFC 9110, 7.6.1: fields about one connection stay with it, those that ``Connection`` names too.
+Towards a consumer more is left out: what only the broker needs (its key, its own fields), and what
+a browser says about the page it shows, since ComfyUI refuses an ``Origin`` that is not its own.
+``Cookie`` and ``Set-Cookie`` pass; the broker keeps none.
+"""
+
+from __future__ import annotations
+
+from aiohttp import hdrs
+from multidict import CIMultiDict, CIMultiDictProxy
+
+PRIORITY = "X-MGPU-Priority"
+MAX_WAIT = "X-MGPU-Max-Wait"
+JOB = "X-MGPU-Job"
+CONSUMER = "X-MGPU-Consumer"
+SERVER_TIMING = "Server-Timing"
+OF_A_JOB = (JOB, CONSUMER, SERVER_TIMING)
+
+_HOP_BY_HOP = frozenset(
+    {
+        "connection",
+        "keep-alive",
+        "proxy-authenticate",
+        "proxy-authorization",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    }
+)
+_NOT_TO_CONSUMER = _HOP_BY_HOP | {
+    # The broker frames the body and names the host anew, and has answered Expect itself.
+    "content-length",
+    "expect",
+    "host",
+    "origin",
+    "sec-fetch-dest",
+    "sec-fetch-mode",
+    "sec-fetch-site",
+    "sec-fetch-storage-access",
+    "sec-fetch-user",
+    PRIORITY.lower(),
+    MAX_WAIT.lower(),
+}
+_NOT_TO_CLIENT = _HOP_BY_HOP | {JOB.lower(), CONSUMER.lower()}
+
+Headers = CIMultiDict[str] | CIMultiDictProxy[str]
+
+
+def tokens(headers: Headers, name: str) -> frozenset[str]:
+    """The comma-separated words of a field, in lower case."""
+    values = headers.getall(name, ())
+    return frozenset(word.strip().lower() for value in values for word in value.split(","))
+
+
+def towards_consumer(headers: Headers, *, keep_authorization: bool) -> CIMultiDict[str]:
+    """A client's fields as the consumer gets them."""
+    left_out = _NOT_TO_CONSUMER
+    if not keep_authorization:
+        left_out |= {"authorization"}
+    return _without(headers, left_out)
+
+
+def towards_client(headers: Headers) -> CIMultiDict[str]:
+    """A consumer's fields as the client gets them."""
+    passed = _without(headers, _NOT_TO_CLIENT)
+    if hdrs.TRANSFER_ENCODING in headers:
+        passed.popall(hdrs.CONTENT_LENGTH, None)  # RFC 9112, 6.3: the encoding wins
+    return passed
+
+
+def _without(headers: Headers, left_out: frozenset[str]) -> CIMultiDict[str]:
+    if hdrs.CONNECTION in headers:
+        left_out |= tokens(headers, hdrs.CONNECTION)
+    return CIMultiDict(
+        [(name, value) for name, value in headers.items() if name.lower() not in left_out]
+    )

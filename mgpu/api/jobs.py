@@ -1,0 +1,50 @@
+"""Requests that go to a consumer: by a path of ``routes``, or by ``/consumers/NAME/…``."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from mgpu.api import forward
+from mgpu.api.routes import ROUTES, TARGET, did_you_mean
+from mgpu.errors import UnknownRoute
+
+ANYTHING_ELSE = "/{path}"
+_BELOW_NAME = 2  # /consumers/NAME
+
+
+async def consumer(request: web.Request) -> web.StreamResponse:
+    """The consumer's own HTTP, any path of it: a job, unless the configuration knows better."""
+    target, routes = request[TARGET], request.app[ROUTES]
+    upstream = routes.upstream(target.segments[1])
+    url = upstream.url(target.raw_below(_BELOW_NAME) or "/", target.query)
+    if upstream.is_activity(request.method, target.below(_BELOW_NAME) or "/"):
+        return await forward.as_job(request, upstream, url)
+    return await forward.plainly(request, upstream, url)
+
+
+async def routed(request: web.Request) -> web.StreamResponse:
+    """Whatever no other handler takes: a job when ``routes`` has the path, else an error."""
+    job = request.app[ROUTES].job(request[TARGET])
+    if job is not None:
+        return await forward.as_job(request, *job)
+    methods = await _methods_elsewhere(request)
+    if methods:
+        raise web.HTTPMethodNotAllowed(request.method, methods)
+    path = request[TARGET].below(0)
+    raise UnknownRoute(f"There is no route {path!r}.{did_you_mean(path, known_paths(request.app))}")
+
+
+def known_paths(app: web.Application) -> list[str]:
+    """Every path of this application: its own in OpenAPI's notation, and those of ``routes``."""
+    own = (resource.canonical for resource in app.router.resources())
+    named = (path for path in own if path != ANYTHING_ELSE)
+    return [*dict.fromkeys(named), *app[ROUTES].job_paths]
+
+
+async def _methods_elsewhere(request: web.Request) -> set[str]:
+    """The methods by which other handlers take this path."""
+    methods: set[str] = set()
+    for resource in request.app.router.resources():
+        if resource.canonical != ANYTHING_ELSE:
+            methods |= (await resource.resolve(request))[1]
+    return methods

@@ -1,0 +1,133 @@
+"""``GET /openapi.json``: this interface for tools that read OpenAPI 3.1.
+
+Written by hand, since what matters cannot be read off handlers; a test compares its paths with the
+application's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from mgpu import __version__
+from mgpu.api import headers as fields
+from mgpu.api.problems import CONTENT_TYPE
+from mgpu.api.routes import ROUTES
+
+_METHODS = ("get", "post", "put", "patch", "delete")
+
+_PROBLEM = {
+    "description": "Refused or failed",
+    "headers": {
+        "Retry-After": {
+            "description": "Seconds, wherever trying again can help",
+            "schema": {"type": "integer"},
+        }
+    },
+    "content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+_NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
+_REST = {"name": "path", "in": "path", "required": True, "schema": {"type": "string"}}
+_JOB_PARAMETERS = [
+    {
+        "name": fields.PRIORITY,
+        "in": "header",
+        "description": "Higher is served first",
+        "schema": {"type": "integer", "minimum": -100, "maximum": 100},
+    },
+    {
+        "name": fields.MAX_WAIT,
+        "in": "header",
+        "description": "Seconds to wait for the GPU at most",
+        "schema": {"type": "number", "exclusiveMinimum": 0},
+    },
+]
+_JOB_ANSWER = {
+    "description": "The consumer's own answer, streamed",
+    "headers": {
+        fields.JOB: {"description": "The job's id", "schema": {"type": "string"}},
+        fields.CONSUMER: {"description": "The consumer's name", "schema": {"type": "string"}},
+        fields.SERVER_TIMING: {
+            "description": "queue, evict, load and upstream in milliseconds",
+            "schema": {"type": "string"},
+        },
+    },
+}
+_PROBLEM_SCHEMA = {
+    "type": "object",
+    "description": "RFC 9457",
+    "required": ["type", "title", "status", "detail"],
+    "properties": {
+        "type": {"type": "string", "examples": ["urn:mgpu:queue-full"]},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+    },
+}
+_COMPONENTS = {
+    "schemas": {"Problem": _PROBLEM_SCHEMA},
+    "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+}
+
+
+def _get(summary: str, media_type: str, **more: Any) -> dict[str, Any]:
+    answer = {"description": summary, "content": {media_type: {}}}
+    return {"get": {"summary": summary, "responses": {"200": answer, "default": _PROBLEM}, **more}}
+
+
+def _action(summary: str) -> dict[str, Any]:
+    answer = {"description": "Done: the consumer as in /api/status", "content": _JSON}
+    return {
+        "post": {
+            "summary": summary,
+            "parameters": [_NAME],
+            "requestBody": {"content": _JSON},
+            "responses": {"200": answer, "default": _PROBLEM},
+        }
+    }
+
+
+def _job(summary: str, *parameters: dict[str, Any]) -> dict[str, Any]:
+    operation = {
+        "summary": summary,
+        "parameters": [*parameters, *_JOB_PARAMETERS],
+        "responses": {"200": _JOB_ANSWER, "default": _PROBLEM},
+    }
+    return dict.fromkeys(_METHODS, operation)
+
+
+_JSON: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+_OPEN: list[dict[str, Any]] = [{}]
+
+_PATHS = {
+    "/": _get("A page that says what this is", "text/html"),
+    "/healthz": _get("Liveness", "application/json", security=_OPEN),
+    "/readyz": _get(
+        "Readiness, with reasons; 503 when not ready", "application/json", security=_OPEN
+    ),
+    "/metrics": _get("Prometheus metrics", "text/plain"),
+    "/openapi.json": _get("This document", "application/json"),
+    "/api/status": _get("GPUs, consumers, queue and lock", "application/json"),
+    "/api/consumers/{name}/load": _action("Make a consumer resident"),
+    "/api/consumers/{name}/unload": _action("Make a consumer absent"),
+    "/consumers/{name}": _job("A job at the consumer's root", _NAME),
+    "/consumers/{name}/{path}": _job("The consumer's own HTTP and WebSocket", _NAME, _REST),
+}
+
+
+def document(job_paths: tuple[str, ...]) -> dict[str, Any]:
+    """The document, with the job routes of this configuration."""
+    jobs = {path: _job("A job; paths below it are its too") for path in job_paths}
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "mgpu", "version": __version__},
+        "security": [{"key": []}, {}],
+        "paths": {**_PATHS, **jobs},
+        "components": _COMPONENTS,
+    }
+
+
+async def openapi(request: web.Request) -> web.Response:
+    """The document as JSON."""
+    return web.json_response(document(request.app[ROUTES].job_paths))

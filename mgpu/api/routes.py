@@ -1,0 +1,110 @@
+"""Which consumer a path belongs to, and the URL it has there.
+
+Built once from the configuration. A request chooses among what is configured and never names an
+upstream: the origin and the first part of the path are the configuration's, and only what follows
+below a configured path is the request's, as it was sent.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from aiohttp import web
+from yarl import URL
+
+from mgpu.api.paths import Target, read_target
+from mgpu.config.model import Config, ConsumerConfig
+from mgpu.errors import UnknownConsumer
+
+
+class Upstream:
+    """One consumer as HTTP reaches it."""
+
+    def __init__(self, name: str, config: ConsumerConfig) -> None:
+        origin = URL(config.url)
+        self.name = name
+        self._scheme = origin.scheme
+        self._authority = origin.raw_authority
+        self._not_activity: set[tuple[str, str]] = set()
+        self._not_activity_below: list[tuple[str, str]] = []
+        for entry in config.not_activity:
+            method, _, path = entry.partition(" ")
+            if path.endswith("*"):
+                self._not_activity_below.append((method, path[:-1]))
+            else:
+                self._not_activity.add((method, path))
+
+    def url(self, path: str, query: str) -> URL:
+        """The URL of a path and a query that are encoded already."""
+        return URL.build(
+            scheme=self._scheme,
+            authority=self._authority,
+            path=path,
+            query_string=query,
+            encoded=True,
+        )
+
+    def is_activity(self, method: str, path: str) -> bool:
+        """Whether a request uses the GPU; ``path`` is decoded."""
+        return (method, path) not in self._not_activity and not any(
+            method == listed and path.startswith(prefix)
+            for listed, prefix in self._not_activity_below
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _JobRoute:
+    upstream: Upstream
+    path: str
+    """At the consumer, encoded, without a slash at the end."""
+
+
+class Routes:
+    """Every path of the configuration that leads to a consumer."""
+
+    def __init__(self, config: Config) -> None:
+        self.upstreams = {name: Upstream(name, each) for name, each in config.consumers.items()}
+        self.job_paths = tuple(config.routes)
+        self._jobs = {
+            _segments(path): _JobRoute(
+                self.upstreams[route.consumer], URL.build(path=route.path).raw_path.rstrip("/")
+            )
+            for path, route in config.routes.items()
+        }
+        self._deepest = max(map(len, self._jobs), default=0)
+
+    def job(self, target: Target) -> tuple[Upstream, URL] | None:
+        """Where a job at this path goes: by the longest configured path that it is or is below."""
+        for depth in range(min(self._deepest, len(target.segments)), -1, -1):
+            route = self._jobs.get(target.segments[:depth])
+            if route is not None:
+                path = route.path + target.raw_below(depth)
+                return route.upstream, route.upstream.url(path or "/", target.query)
+        return None
+
+    def upstream(self, name: str) -> Upstream:
+        """The consumer of this name; raise ``errors.UnknownConsumer``."""
+        try:
+            return self.upstreams[name]
+        except KeyError:
+            raise UnknownConsumer(
+                f"There is no consumer {name!r}.{did_you_mean(name, self.upstreams)}"
+            ) from None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """A sentence that names the nearest known name, or nothing."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def _segments(path: str) -> tuple[str, ...]:
+    segments = read_target(URL.build(path=path).raw_path).segments
+    return segments[:-1] if segments[-1] == "" else segments
+
+
+ROUTES = web.AppKey("routes", Routes)
+TARGET = web.RequestKey("target", Target)
+"""Set on every request by ``guard``."""

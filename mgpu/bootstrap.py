@@ -1,0 +1,192 @@
+"""The only place that builds the parts and joins them, and the life of ``mgpu serve``.
+
+Start: state file, controllers, GPU probe, broker, listening socket, then READY to systemd. Stop
+(SIGTERM or SIGINT): not ready, nothing new, running jobs end within ``server.drain_timeout_s``,
+then everything is closed in the reverse order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+
+import aiohttp
+import structlog
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from mgpu import systemd
+from mgpu.api.app import make_app
+from mgpu.api.deps import Deps
+from mgpu.api.proxy import make_session
+from mgpu.api.server import HttpServer, start_server
+from mgpu.broker.clock import MonotonicClock
+from mgpu.broker.effects import Observed
+from mgpu.broker.service import Broker
+from mgpu.broker.tasks import Tasks
+from mgpu.config.keys import api_keys
+from mgpu.config.model import Config
+from mgpu.config.policy import policy
+from mgpu.consumers.factory import make_controller
+from mgpu.consumers.wire import control_session
+from mgpu.gpu.beliefs import Beliefs
+from mgpu.gpu.nvml import NvmlReader
+from mgpu.gpu.simulated import SimulatedGpu
+from mgpu.gpu.thread import ThreadedProbe
+from mgpu.ports import ConsumerController, GpuProbe
+from mgpu.store.fence import SqliteFenceStore, database_path
+from mgpu.telemetry import logs
+from mgpu.telemetry.facts import log_fact
+from mgpu.telemetry.metrics import Metrics
+
+log = structlog.get_logger(__name__)
+
+TOKENS_PER_RUN = 1 << 32
+"""Fencing tokens reserved at each start: more than a run can use, and 2^31 starts' worth exist."""
+
+GC_THRESHOLD = 50_000
+"""Allocations between two collections of the youngest generation. With 10,000 jobs waiting,
+Python's default of 700 stalls every answer for about 0.2 s at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A broker that serves: where it listens, and its parts."""
+
+    broker: Broker
+    server: HttpServer
+
+
+def serve(config: Config) -> None:
+    """Run the broker until it is told to stop; returns after the drain.
+
+    Raises ``errors.ConfigError`` when it cannot listen, or cannot keep its state.
+    """
+    logs.configure(secrets=_secrets(config))
+    uvloop.run(_serve(config))
+
+
+@asynccontextmanager
+async def running(
+    config: Config,
+    *,
+    systemctl: Sequence[str] = ("systemctl",),
+    watch: Callable[[Observed], None] | None = None,
+) -> AsyncIterator[Running]:
+    """Build a broker, serve while the body runs, then drain it and take it down.
+
+    ``systemctl`` is the command that starts and stops units; ``watch`` is told what logs and
+    metrics are told.
+    """
+    async with AsyncExitStack() as stack:
+        store = SqliteFenceStore(database_path(config.jobs.database, os.environ))
+        stack.callback(store.close)
+        control = await stack.enter_async_context(control_session())
+        session = await stack.enter_async_context(make_session())
+        probe, controllers, believe = _world(config, control, systemctl)
+        stack.push_async_callback(probe.close)
+        for controller in controllers.values():
+            stack.push_async_callback(controller.close)
+        registry = CollectorRegistry()
+        metrics = Metrics(registry, config.consumers)
+
+        def observe(fact: Observed) -> None:
+            believe(fact)
+            metrics.observe(fact)
+            log_fact(fact)
+            if watch is not None:
+                watch(fact)
+
+        broker = Broker(
+            policy(config),
+            controllers=controllers,
+            probe=probe,
+            clock=MonotonicClock(),
+            first_token=store.reserve(TOKENS_PER_RUN),
+            sample_interval_s=config.gpu.sample_interval_s,
+            observe=observe,
+            observe_decision=metrics.observe_decision,
+        )
+        metrics.watch(broker.snapshot)
+        stack.push_async_callback(broker.close)
+        app = make_app(
+            Deps(
+                broker=broker,
+                config=config,
+                session=session,
+                registry=registry,
+                api_keys=api_keys(config),
+            )
+        )
+        server = await start_server(app, config.server.listen, systemd.listen_sockets())
+        stack.push_async_callback(server.close)
+        broker.start()
+        _tune_garbage_collection()
+        yield Running(broker, server)
+        if not await broker.drain(config.server.drain_timeout_s):
+            log.warning("jobs were cut off", drain_timeout_s=config.server.drain_timeout_s)
+
+
+async def _serve(config: Config) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    tasks = Tasks()
+    async with running(config) as parts:
+        log.info("serving", listen=parts.server.addresses, consumers=list(config.consumers))
+        systemd.notify(systemd.READY, systemd.status(f"serving on {parts.server.addresses[0]}"))
+        tasks.spawn("ping the watchdog", _ping_watchdog())
+        await stop.wait()
+        log.info("stopping", drain_timeout_s=config.server.drain_timeout_s)
+        systemd.notify(systemd.STOPPING, systemd.status("draining"))
+    await tasks.close()
+    log.info("stopped")
+
+
+async def _ping_watchdog() -> None:
+    """Tell systemd that the event loop turns, twice in every interval it asked for."""
+    interval_s = systemd.watchdog_interval_s()
+    if interval_s is None:
+        return
+    while True:
+        systemd.notify(systemd.WATCHDOG)
+        await asyncio.sleep(interval_s / 2)
+
+
+def _secrets(config: Config) -> list[str]:
+    headers = [
+        value
+        for consumer in config.consumers.values()
+        for call in (consumer.load, consumer.unload)
+        if call is not None
+        for value in call.headers.values()
+    ]
+    return [*api_keys(config), *headers]
+
+
+def _tune_garbage_collection() -> None:
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD, 20, 20)
+
+
+def _world(
+    config: Config, session: aiohttp.ClientSession, systemctl: Sequence[str]
+) -> tuple[GpuProbe, dict[str, ConsumerController], Callable[[Observed], None]]:
+    """The GPUs, the consumers, and what keeps the simulated GPU informed of them."""
+    controllers = {
+        name: make_controller(name, consumer, session, systemctl=systemctl)
+        for name, consumer in config.consumers.items()
+    }
+    if config.gpu.backend == "nvml":
+        return ThreadedProbe(NvmlReader(config.gpu.devices)), controllers, lambda _fact: None
+    simulated = config.gpu.simulated
+    gpu = SimulatedGpu(simulated.total_mib, simulated.directory)
+    beliefs = Beliefs(gpu, policy(config).consumers)
+    return gpu, beliefs.wrap(controllers), beliefs.observe

@@ -1,0 +1,57 @@
+"""Asks every consumer how it is, every few seconds and whenever there is a reason to."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+
+from mgpu.core.events import ConsumerProbed, Event
+from mgpu.ports import Clock, ConsumerController
+
+INTERVAL_S = 5.0
+"""With a probe's own deadline of 2 s, a dead consumer shows within 10 s."""
+
+
+class Prober:
+    """Posts ``ConsumerProbed`` for every consumer."""
+
+    def __init__(
+        self,
+        controllers: Mapping[str, ConsumerController],
+        attempt_of: Callable[[str], int],
+        clock: Clock,
+        post: Callable[[Event], None],
+        interval_s: float = INTERVAL_S,
+    ) -> None:
+        self._controllers = controllers
+        self._attempt_of = attempt_of
+        self._clock = clock
+        self._post = post
+        self._interval_s = interval_s
+        self._wanted = {name: asyncio.Event() for name in controllers}
+
+    def probe_soon(self, consumer: str) -> None:
+        """Ask this one now: something about it does not look right."""
+        self._wanted[consumer].set()
+
+    async def run(self, consumer: str) -> None:
+        """Ask one consumer for ever."""
+        wanted = self._wanted[consumer]
+        while True:
+            wanted.clear()
+            attempt = self._attempt_of(consumer)
+            report = await self._controllers[consumer].probe()
+            self._post(
+                ConsumerProbed(
+                    self._clock.now(),
+                    consumer,
+                    attempt,
+                    report.reachable,
+                    report.healthy,
+                    report.resident,
+                )
+            )
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._interval_s):
+                    await wanted.wait()

@@ -1,0 +1,273 @@
+"""The broker as everybody else sees it: take a lease, load, unload, look.
+
+A job is a lease: ``async with broker.lease(...)`` waits until the job may compute and gives the
+lease back when its body ends, however it ends. Waiting ends with an error of ``mgpu.errors`` when
+the scheduler refuses. A body that has to stop (its time is up) is cancelled from here and the
+reason raised in its place, the way ``asyncio.timeout`` does it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import uuid
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from mgpu.broker.effects import EffectRunner, Observed
+from mgpu.broker.loop import Loop
+from mgpu.broker.probing import Prober
+from mgpu.broker.sampling import Sampler
+from mgpu.broker.tasks import Tasks
+from mgpu.core import views
+from mgpu.core.effects import Abort, Answer, Finish, Grant, Phases
+from mgpu.core.events import (
+    DrainRequested,
+    Event,
+    JobArrived,
+    JobEnded,
+    JobKind,
+    JobLeft,
+    UnloadRequested,
+)
+from mgpu.core.model import ConsumerState, Outcome, Policy, Refusal
+from mgpu.core.scheduler import Scheduler
+from mgpu.core.views import Snapshot
+from mgpu.errors import BY_CODE, ClientLeft, MgpuError
+from mgpu.ports import Clock, ConsumerController, GpuProbe
+
+
+@dataclass(slots=True)
+class Lease:
+    """The right to compute. Whoever holds it sets ``failed`` when the consumer's answer was one."""
+
+    job: str
+    consumer: str
+    token: int
+    gpus: tuple[int, ...]
+    phases: Phases
+    failed: bool = False
+    aborted: Refusal | None = None
+    """Why its body was told to stop, if it was."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiter:
+    task: asyncio.Task[object] | None
+    granted: asyncio.Future[None]
+
+
+class Broker:
+    """Everything between a request and the GPU, wired to one scheduler.
+
+    ``observe`` is told every fact and every job's grant and end, ``observe_decision`` how many
+    seconds each decision took.
+    """
+
+    def __init__(  # noqa: PLR0913 - it is where everything meets
+        self,
+        policy: Policy,
+        *,
+        controllers: Mapping[str, ConsumerController],
+        probe: GpuProbe,
+        clock: Clock,
+        first_token: int,
+        sample_interval_s: float,
+        observe: Callable[[Observed], None],
+        observe_decision: Callable[[float], None],
+    ) -> None:
+        self._scheduler = Scheduler(policy, first_token)
+        self._clock = clock
+        self._tasks = Tasks()
+        self._waiters: dict[str, _Waiter] = {}
+        self._leases: dict[str, Lease] = {}
+        self._requests: dict[str, asyncio.Future[None]] = {}
+        self._request_numbers = itertools.count(1)
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._sampler = Sampler(probe, clock, self._post, sample_interval_s)
+        self._prober = Prober(controllers, self._attempt_of, clock, self._post)
+        self._effects = EffectRunner(
+            clients=self,
+            controllers=controllers,
+            uuid_of=lambda index: self._scheduler.state.gpus[index].uuid,
+            clock=clock,
+            tasks=self._tasks,
+            post=self._post,
+            sampler=self._sampler,
+            prober=self._prober,
+            observe=observe,
+        )
+        self._loop = Loop(self._scheduler, self._effects.run, observe_decision)
+
+    def start(self) -> None:
+        """Begin to watch the GPUs and the consumers."""
+        self._tasks.spawn("sample the GPUs", self._sampler.run())
+        for name in self._scheduler.state.consumers:
+            self._tasks.spawn(f"probe {name}", self._prober.run(name))
+
+    async def drain(self, timeout_s: float) -> bool:
+        """Take nothing new, refuse who waits, and let running jobs end; False when time is up."""
+        self._loop.post(DrainRequested(self._clock.now()))
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._idle.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """End every background task."""
+        self._effects.close()
+        await self._tasks.close()
+
+    def new_job_id(self) -> str:
+        """An identifier that no other job has."""
+        return uuid.uuid4().hex
+
+    @asynccontextmanager
+    async def lease(
+        self,
+        job: str,
+        consumer: str,
+        *,
+        priority: int | None = None,
+        max_wait_s: float | None = None,
+    ) -> AsyncIterator[Lease]:
+        """Hold a lease on a consumer's GPUs for as long as the body runs.
+
+        Raises an ``AdmissionError`` or ``LoadFailed`` when the job is refused, ``JobTimeout`` when
+        the body ran longer than it may, and whatever the body raises.
+        """
+        arrival = JobArrived(
+            self._clock.now(), job, consumer, priority=priority, max_wait_s=max_wait_s
+        )
+        outcome = Outcome.FAILED
+        try:
+            await self._admitted(arrival)
+            lease = self._leases[job]
+            yield lease
+            outcome = Outcome.FAILED if lease.failed else Outcome.DONE
+        except asyncio.CancelledError:
+            reason = self._reason_to_stop(job)
+            if reason is None or isinstance(reason, ClientLeft):
+                outcome = Outcome.CANCELLED
+            if reason is None:
+                raise
+            raise reason from None
+        finally:
+            self._give_back(job, outcome)
+
+    async def load(self, consumer: str) -> None:
+        """Make a consumer resident; raises what a job for it would be refused with."""
+        job = self.new_job_id()
+        try:
+            await self._admitted(JobArrived(self._clock.now(), job, consumer, kind=JobKind.LOAD))
+        finally:
+            self._give_back(job, Outcome.CANCELLED)
+
+    async def unload(self, consumer: str) -> None:
+        """Make a consumer absent, its running jobs first; raises ``MgpuError`` when it fails."""
+        request = f"unload-{next(self._request_numbers)}"
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._requests[request] = future
+        try:
+            self._loop.post(UnloadRequested(self._clock.now(), request, consumer))
+            await future
+        finally:
+            del self._requests[request]
+
+    def cancel(self, job: str) -> None:
+        """Nobody wants this job's result any more."""
+        self._loop.post(JobLeft(self._clock.now(), job))
+
+    def snapshot(self) -> Snapshot:
+        """Everything as it is now."""
+        return views.take(self._scheduler.state, self._clock.now())
+
+    @property
+    def ready_problems(self) -> tuple[str, ...]:
+        """Why no job should be sent here now; empty when ready."""
+        state = self._scheduler.state
+        problems = []
+        if state.draining:
+            problems.append("the broker is shutting down")
+        if not state.gpus:
+            problems.append(state.gpus_error or "no GPU has been read yet")
+        problems += [f"GPU {gpu.index}: {gpu.error}" for gpu in state.gpus.values() if gpu.error]
+        problems += [
+            f"{name} has not been asked yet"
+            for name, consumer in state.consumers.items()
+            if consumer.state is ConsumerState.UNKNOWN
+        ]
+        return tuple(problems)
+
+    def granted(self, effect: Grant) -> None:
+        """Wake the job up; what it does with the lease is its own affair."""
+        lease = Lease(effect.job, effect.consumer, effect.token, effect.gpus, effect.phases)
+        self._leases[effect.job] = lease
+        self._idle.clear()
+        _settle(self._waiters[effect.job].granted, None)
+
+    def aborted(self, effect: Abort) -> None:
+        """Stop a running job."""
+        self._leases[effect.job].aborted = effect.refusal
+        if (task := self._waiters[effect.job].task) is not None:
+            task.cancel()
+
+    def finished(self, effect: Finish) -> None:
+        """Tell a job that waits that it need not any longer."""
+        if (waiter := self._waiters.get(effect.job)) is not None:
+            _settle(waiter.granted, effect.refusal)
+
+    def answered(self, effect: Answer) -> None:
+        """Tell a person's request how it went; nobody may be listening any more."""
+        if (future := self._requests.get(effect.request)) is not None:
+            _settle(future, effect.refusal)
+
+    async def _admitted(self, arrival: JobArrived) -> None:
+        """Wait for the scheduler's word on a job."""
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[arrival.job] = _Waiter(asyncio.current_task(), granted)
+        self._loop.post(arrival)
+        await granted
+
+    def _reason_to_stop(self, job: str) -> MgpuError | None:
+        """Why a job's task was cancelled, when that was done here and by nobody else."""
+        lease = self._leases.get(job)
+        task = self._waiters[job].task
+        if lease is None or lease.aborted is None or task is None or task.uncancel():
+            return None
+        return _error(lease.aborted)
+
+    def _give_back(self, job: str, outcome: Outcome) -> None:
+        """A job's task is through with it: it holds a lease, waits still, or was refused."""
+        self._waiters.pop(job, None)
+        lease = self._leases.pop(job, None)
+        if not self._leases:
+            self._idle.set()
+        if lease is None:
+            self._loop.post(JobLeft(self._clock.now(), job))
+        else:
+            self._loop.post(JobEnded(self._clock.now(), job, lease.token, outcome))
+
+    def _attempt_of(self, consumer: str) -> int:
+        return self._scheduler.state.consumers[consumer].attempt
+
+    def _post(self, event: Event) -> None:
+        self._loop.post(event)
+
+
+def _settle(future: asyncio.Future[None], refusal: Refusal | None) -> None:
+    """End a wait, unless whoever waited has gone."""
+    if future.done():
+        return
+    if refusal is None:
+        future.set_result(None)
+    else:
+        future.set_exception(_error(refusal))
+
+
+def _error(refusal: Refusal) -> MgpuError:
+    return BY_CODE[refusal.code](refusal.detail, retry_after_s=refusal.retry_after_s)

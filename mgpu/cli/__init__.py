@@ -1,0 +1,5 @@
+"""The command ``mgpu``."""
+
+from mgpu.cli.app import main
+
+__all__ = ["main"]

@@ -1,0 +1,91 @@
+"""``mgpu check``: every problem of a configuration, or what it amounts to."""
+
+from __future__ import annotations
+
+from collections.abc import Sized
+from pathlib import Path
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from mgpu.cli import output
+from mgpu.cli.options import DEFAULT_CONFIG, ConfigFile
+from mgpu.config.load import load
+from mgpu.config.model import CallConfig, Config, ConsumerConfig
+from mgpu.config.problems import InvalidConfig
+
+
+def check(*, config: ConfigFile = DEFAULT_CONFIG) -> None:
+    """Validate the configuration; exit with 2 when anything is wrong."""
+    try:
+        valid = load(config)
+    except InvalidConfig as error:
+        for problem in error.problems:
+            output.say(str(problem), "red")
+        raise typer.Exit(2) from None
+    _summarise(config, valid)
+
+
+def _summarise(path: Path, config: Config) -> None:
+    output.say(
+        f"{path} is valid: {_count(config.consumers, 'consumer')}, "
+        f"{_count(config.routes, 'route')}, listening on {config.server.listen}"
+    )
+    if not config.consumers:
+        output.say("Next: add a service that uses the GPU under consumers:")
+        return
+    console = output.console()
+    console.print(_consumers(config))
+    if config.routes:
+        console.print(_routes(config))
+    output.say(f"Next: mgpu serve -c {path}")
+
+
+def _count(things: Sized, what: str) -> str:
+    return f"{len(things)} {what}{'' if len(things) == 1 else 's'}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _consumers(config: Config) -> Table:
+    table = _table("consumer", "footprint", "loaded by", "unloaded by")
+    for name, consumer in config.consumers.items():
+        footprint = f"{consumer.footprint_mib} MiB" if consumer.footprint_mib else "not given"
+        cells = (name, footprint, _loaded_by(consumer), _unloaded_by(consumer))
+        table.add_row(*map(Text, cells))
+    return table
+
+
+def _routes(config: Config) -> Table:
+    table = _table("route", "goes to")
+    for path, route in config.routes.items():
+        table.add_row(Text(path), Text(f"{route.consumer} {route.path}"))
+    return table
+
+
+def _loaded_by(consumer: ConsumerConfig) -> str:
+    if consumer.vram_managed:
+        return "itself"
+    ways = [_unit(consumer), _call(consumer.load)]
+    return " and ".join(filter(None, ways)) or "its first job"
+
+
+def _unloaded_by(consumer: ConsumerConfig) -> str:
+    if consumer.vram_managed:
+        return "itself"
+    ways = [_call(consumer.unload), _unit(consumer)]
+    return ", else ".join(filter(None, ways)) or "nobody: it is never evicted"
+
+
+def _call(call: CallConfig | None) -> str:
+    return f"{call.method} {call.path}" if call else ""
+
+
+def _unit(consumer: ConsumerConfig) -> str:
+    return f"unit {consumer.systemd_unit}" if consumer.systemd_unit else ""

@@ -1,0 +1,135 @@
+"""Requests to a running broker, one at a time; every one of them has a deadline."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import aiohttp
+import typer
+from yarl import URL
+
+from mgpu.config import keys
+from mgpu.errors import MgpuError
+
+CONNECT_TIMEOUT_S = 5.0
+MAX_ANSWER_BYTES = 16 * 1024 * 1024
+
+
+class BrokerSaidNo(MgpuError):  # noqa: N818 - named as its kin in mgpu.errors
+    """The broker refused."""
+
+
+class CannotReach(MgpuError):  # noqa: N818 - the same
+    """Nobody who answers like a broker is at the address."""
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """A broker's address: ``url`` for requests, ``socket`` when they go through a Unix socket."""
+
+    url: URL
+    socket: str | None
+    headers: dict[str, str]
+
+    @classmethod
+    def at(cls, address: str) -> Client:
+        """Take ``http://HOST:PORT`` or ``unix:/PATH``, and the key in ``MGPU_API_KEY``.
+
+        Raises ``typer.BadParameter`` for what is neither.
+        """
+        if address.startswith("unix:"):
+            socket = "/" + address.removeprefix("unix:").lstrip("/")
+            return cls(URL("http://localhost"), socket, _authorization())
+        try:
+            url = URL(address)
+            sound = url.scheme in {"http", "https"} and url.host and not url.user
+        except ValueError:
+            sound = False
+        if not sound:
+            raise typer.BadParameter("the broker's address must be http://HOST:PORT or unix:/PATH")
+        return cls(url.with_query(None).with_fragment(None), None, _authorization())
+
+    def get(self, path: str, *, timeout_s: float) -> Any:
+        """Return the JSON answer; raise ``BrokerSaidNo`` or ``CannotReach``."""
+        return asyncio.run(self._request("GET", path, timeout_s))
+
+    def post(self, path: str, *, timeout_s: float) -> Any:
+        """Return the JSON answer, None for an empty one; raise as ``get`` does."""
+        return asyncio.run(self._request("POST", path, timeout_s))
+
+    async def _request(self, method: str, path: str, timeout_s: float) -> Any:
+        connector = aiohttp.UnixConnector(self.socket) if self.socket else aiohttp.TCPConnector()
+        target = URL(str(self.url).rstrip("/") + path, encoded=True)
+        timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
+        try:
+            async with (
+                aiohttp.ClientSession(
+                    connector=connector, timeout=timeout, trust_env=False
+                ) as session,
+                session.request(
+                    method, target, headers=self.headers, allow_redirects=False
+                ) as response,
+            ):
+                body = await _bounded(response)
+        except TimeoutError as error:
+            raise CannotReach(f"{self} did not answer in time") from error
+        except aiohttp.ClientError as error:
+            raise CannotReach(
+                f"cannot reach the broker at {self}: {_reason(error)}; "
+                "start it with mgpu serve, or give its address with --url"
+            ) from error
+        return self._judged(response.status, response.content_type, body)
+
+    def _judged(self, status: int, content_type: str, body: bytes) -> Any:
+        try:
+            answer = json.loads(body) if body else None
+        except ValueError as error:
+            raise self._stranger(status) from error
+        if status < HTTPStatus.MULTIPLE_CHOICES:
+            return answer
+        if content_type != "application/problem+json" or not isinstance(answer, dict):
+            raise self._stranger(status)
+        title, detail = answer.get("title"), answer.get("detail")
+        raise BrokerSaidNo(": ".join(str(part) for part in (title, detail) if part))
+
+    def _stranger(self, status: int) -> CannotReach:
+        return CannotReach(f"what answers at {self} (HTTP {status}) is no mgpu broker")
+
+    def __str__(self) -> str:
+        return f"unix:{self.socket}" if self.socket else str(self.url)
+
+
+def action(name: str, verb: str) -> str:
+    """Return the path that does ``verb`` to the consumer ``name``."""
+    return f"/api/consumers/{quote(name, safe='')}/{verb}"
+
+
+def _authorization() -> dict[str, str]:
+    key = os.environ.get("MGPU_API_KEY", "").strip()
+    if not key:
+        return {}
+    if not keys.can_be_sent(key):
+        raise typer.BadParameter(f"MGPU_API_KEY: {keys.WHAT_A_KEY_IS}")
+    return {"Authorization": f"Bearer {key}"}
+
+
+async def _bounded(response: aiohttp.ClientResponse) -> bytes:
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise aiohttp.ClientPayloadError(f"the answer is over {MAX_ANSWER_BYTES} bytes")
+    return bytes(body)
+
+
+def _reason(error: aiohttp.ClientError) -> str:
+    if isinstance(error, aiohttp.ClientOSError) and error.errno:
+        resolver = error.errno < 0  # getaddrinfo numbers its errors below zero
+        return str(error.strerror) if resolver else os.strerror(error.errno)
+    return str(error) or type(error).__name__

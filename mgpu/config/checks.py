@@ -1,0 +1,205 @@
+"""Checks across keys: what is well formed by itself and still cannot work.
+
+Each check gives ``Finding`` values. A finding that rests on a value which is wrong already is left
+out by the caller, so that one slip is not reported twice.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from yarl import URL
+
+from mgpu.config import keys, listen
+from mgpu.config.model import Config, ConsumerConfig, Method
+from mgpu.config.problems import KeyPath, did_you_mean
+
+OWN_PATHS = ("/api", "/consumers", "/healthz", "/metrics", "/openapi.json", "/readyz")
+"""What the broker answers itself, with everything below."""
+
+_CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_UNIT_NAME = re.compile(r"(?!-)[A-Za-z0-9:_.\\@-]{1,255}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A problem of the value at ``path``, as long as all of ``rests_on`` is sound."""
+
+    path: KeyPath
+    message: str
+    rests_on: tuple[KeyPath, ...] = ()
+
+
+def check(config: Config, consumers: Collection[str] | None) -> Iterator[Finding]:
+    """Give what is wrong in the sound part of a configuration.
+
+    ``consumers`` are all names it gives, those of unsound consumers too; None: nobody knows.
+    """
+    yield from _server(config)
+    yield from _gpus(config)
+    for name, consumer in config.consumers.items():
+        yield from _consumer(config, name, consumer)
+    if consumers is not None:
+        yield from _references(config, consumers)
+    for path in config.routes:
+        yield from _route(path)
+        if path != "/" and path.endswith("/") and path.rstrip("/") in config.routes:
+            yield Finding(("routes", path), f"is the same route as {path.rstrip('/')}")
+    yield from _endless(config.model_dump(), ())
+
+
+def _server(config: Config) -> Iterator[Finding]:
+    server = config.server
+    for index, key in enumerate(server.api_keys):
+        if not keys.can_be_sent(key.get_secret_value()):
+            yield Finding(("server", "api_keys", index), keys.WHAT_A_KEY_IS)
+    if server.api_keys_file is not None:
+        try:
+            keys.read_file(server.api_keys_file)
+        except keys.KeysFileError as error:
+            yield Finding(("server", "api_keys_file"), str(error))
+    try:
+        address = listen.parse(server.listen)
+    except ValueError as error:
+        yield Finding(("server", "listen"), str(error))
+        return
+    if address.exposed and not server.api_keys and server.api_keys_file is None:
+        yield Finding(
+            ("server", "listen"),
+            f"{address} may be reached from other machines: "
+            "set server.api_keys or server.api_keys_file, or listen on 127.0.0.1",
+            (("server", "api_keys"), ("server", "api_keys_file")),
+        )
+
+
+def _gpus(config: Config) -> Iterator[Finding]:
+    devices = config.gpu.devices
+    if devices == "all":
+        return
+    yield from _list_of_gpus(("gpu", "devices"), devices)
+    for index, device in enumerate(devices):
+        if isinstance(device, int) and device < 0:
+            yield Finding(("gpu", "devices", index), "must be at least 0")
+
+
+def _list_of_gpus(path: KeyPath, gpus: Sequence[int | str]) -> Iterator[Finding]:
+    if not gpus:
+        yield Finding(path, "must name at least one GPU")
+    for gpu, count in Counter(gpus).items():
+        if count > 1:
+            yield Finding(path, f"names GPU {gpu} {count} times")
+
+
+def _consumer(config: Config, name: str, consumer: ConsumerConfig) -> Iterator[Finding]:
+    path = ("consumers", name)
+    if not _CONSUMER_NAME.fullmatch(name):
+        yield Finding(path, "a name is letters, digits, '.', '_' and '-', 64 at most")
+    if consumer.gpus != "auto":
+        yield from _list_of_gpus((*path, "gpus"), consumer.gpus)
+        yield from _unmanaged(config, (*path, "gpus"), consumer.gpus)
+    if consumer.residual_mib > consumer.footprint_mib:
+        yield Finding(
+            (*path, "residual_mib"),
+            f"{consumer.residual_mib} is more than footprint_mib, {consumer.footprint_mib}",
+            ((*path, "footprint_mib"),),
+        )
+    if consumer.systemd_unit is not None:
+        yield from _unit((*path, "systemd_unit"), consumer.systemd_unit)
+    yield from _itself(config, (*path, "url"), consumer.url)
+    for index, request in enumerate(consumer.not_activity):
+        yield from _request((*path, "not_activity", index), request)
+    yield from _calls(path, consumer)
+
+
+def _unmanaged(config: Config, path: KeyPath, gpus: Sequence[int]) -> Iterator[Finding]:
+    devices = config.gpu.devices
+    if devices == "all" or not all(isinstance(device, int) for device in devices):
+        return
+    for index, gpu in enumerate(gpus):
+        if gpu not in devices:
+            yield Finding((*path, index), f"GPU {gpu} is not in gpu.devices", (("gpu", "devices"),))
+
+
+def _unit(path: KeyPath, unit: str) -> Iterator[Finding]:
+    if not _UNIT_NAME.fullmatch(unit):
+        yield Finding(path, f"{unit!r} is not the name of a systemd unit")
+    elif unit.endswith("@") or "@." in unit:
+        yield Finding(path, f"{unit} is a template: name an instance, such as a@b.service")
+
+
+def _itself(config: Config, path: KeyPath, url: str) -> Iterator[Finding]:
+    try:
+        own = listen.parse(config.server.listen)
+    except ValueError:
+        return
+    target = URL(url)
+    if isinstance(own, listen.TcpAddress) and (target.host, target.port) == (own.host, own.port):
+        yield Finding(path, "is the broker's own address", (("server", "listen"),))
+
+
+def _request(path: KeyPath, request: str) -> Iterator[Finding]:
+    method, _, target = request.partition(" ")
+    if method not in get_args(Method) or not target.startswith("/") or " " in target:
+        yield Finding(path, "must be METHOD /PATH, such as GET /queue")
+
+
+def _calls(path: KeyPath, consumer: ConsumerConfig) -> Iterator[Finding]:
+    for key, call in (
+        ("load", consumer.load),
+        ("unload", consumer.unload),
+        ("health", consumer.health),
+    ):
+        if call is not None and not call.ok:
+            yield Finding((*path, key, "ok"), "must name at least one status")
+    for key, call in (("load", consumer.load), ("unload", consumer.unload)):
+        for header, value in call.headers.items() if call else ():
+            if not _HEADER_NAME.fullmatch(header) or not value.isprintable():
+                yield Finding((*path, key, "headers", header), "cannot be sent as a header")
+
+
+def _references(config: Config, consumers: Collection[str]) -> Iterator[Finding]:
+    named: list[tuple[KeyPath, str]] = [
+        (("routes", path, "consumer"), route.consumer) for path, route in config.routes.items()
+    ]
+    named += [(("models", model), name) for model, name in config.models.items()]
+    named += [
+        (("consumers", name, "can_coexist_with", index), other)
+        for name, consumer in config.consumers.items()
+        for index, other in enumerate(consumer.can_coexist_with)
+        if other != "*"
+    ]
+    for path, name in named:
+        if name not in consumers:
+            hint = did_you_mean(name, consumers, what="consumers")
+            yield Finding(path, f"no consumer is called {name!r}; {hint}")
+
+
+def _route(path: str) -> Iterator[Finding]:
+    key = ("routes", path)
+    own = next((own for own in OWN_PATHS if path == own or path.startswith(f"{own}/")), None)
+    if path == "/":
+        yield Finding(key, "is the broker's own page")
+    elif own:
+        yield Finding(key, f"{own} is the broker's own")
+    elif any(segment in {"", ".", ".."} for segment in path.rstrip("/").split("/")[1:]):
+        yield Finding(key, "must have no empty, '.' or '..' segment")
+    elif not path.isascii() or not path.isprintable() or set(path) & set("?#%\\ "):
+        yield Finding(key, "must be a plain path: no query, fragment, blank or escape")
+
+
+def _endless(value: Any, path: KeyPath) -> Iterator[Finding]:
+    """Find infinite numbers, which the environment can bring in; the file refuses them itself."""
+    match value:
+        case float() if not math.isfinite(value):
+            yield Finding(path, "must be a finite number")
+        case dict():
+            for key, item in value.items():
+                yield from _endless(item, (*path, key))
+        case _:
+            pass

@@ -1,0 +1,61 @@
+"""The API keys: those of the file ``server.api_keys_file`` and those written in the configuration.
+
+The file holds one key a line; ``#`` starts a comment, empty lines are skipped.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from mgpu.config.model import Config
+from mgpu.errors import ConfigError
+
+MAX_FILE_BYTES = 64 * 1024
+
+
+class KeysFileError(ConfigError):
+    """The keys file cannot be used. The message quotes nothing: a key may stand for the path."""
+
+
+def api_keys(config: Config) -> tuple[str, ...]:
+    """Return every key, each once; raise ``KeysFileError`` when the file cannot be used."""
+    inline = [key.get_secret_value() for key in config.server.api_keys]
+    file = config.server.api_keys_file
+    return tuple(dict.fromkeys([*inline, *(read_file(file) if file else ())]))
+
+
+def read_file(path: Path) -> tuple[str, ...]:
+    """Return the keys in ``path``; raise ``KeysFileError``, for one that others may read too."""
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(MAX_FILE_BYTES + 1)
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise KeysFileError("is not UTF-8 text") from error
+    except OSError as error:
+        raise KeysFileError(f"cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise KeysFileError("is not a path") from error
+    if os.name == "posix" and mode & stat.S_IRWXO:
+        raise KeysFileError("is open to every user of this machine: run chmod o= on it")
+    if len(content) > MAX_FILE_BYTES:
+        raise KeysFileError(f"is larger than {MAX_FILE_BYTES} bytes")
+    lines = [line.partition("#")[0].strip() for line in text.splitlines()]
+    keys = tuple(line for line in lines if line)
+    if not keys:
+        raise KeysFileError("holds no key")
+    for number, line in enumerate(lines, start=1):
+        if line and not can_be_sent(line):
+            raise KeysFileError(f"is wrong on line {number}: {WHAT_A_KEY_IS}")
+    return keys
+
+
+WHAT_A_KEY_IS = "a key is printable ASCII without blanks"
+
+
+def can_be_sent(key: str) -> bool:
+    """Whether a key fits into an ``Authorization`` header as one word."""
+    return bool(key) and key.isascii() and key.isprintable() and " " not in key

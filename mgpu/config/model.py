@@ -1,0 +1,188 @@
+"""The shape of ``broker.yaml``: one frozen model per section, defaults included.
+
+Sizes are MiB, times are seconds. Where a key is documented in the README it is not explained
+again here; the validators say what makes a value wrong.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jmespath
+from jmespath.exceptions import JMESPathError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from yarl import URL
+
+from mgpu.core.model import LockMode, NothingToEvict, Order
+
+
+class Section(BaseModel):
+    """A part of the file: frozen, and no key goes unnoticed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _compiles(expression: str) -> str:
+    try:
+        jmespath.compile(expression)
+    except (JMESPathError, RecursionError) as error:
+        raise ValueError(f"not a JMESPath expression: {error}") from error
+    return expression
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise ValueError("must start with /")
+    return path
+
+
+JmesPath = Annotated[str, AfterValidator(_compiles)]
+UrlPath = Annotated[str, AfterValidator(_absolute)]
+Seconds = Annotated[float, Field(gt=0)]
+Mib = Annotated[int, Field(ge=0)]
+Status = Annotated[int, Field(ge=100, le=599)]
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+
+class ServerConfig(Section):
+    """Where the broker listens, and whom it lets in."""
+
+    listen: str = "127.0.0.1:7070"
+    allowed_hosts: tuple[str, ...] = ("localhost", "127.0.0.1", "[::1]")
+    allowed_origins: tuple[str, ...] = ()
+    api_keys: tuple[SecretStr, ...] = ()
+    api_keys_file: Path | None = None
+    max_body_mib: Annotated[int, Field(gt=0)] = 256
+    drain_timeout_s: Seconds = 30.0
+
+
+class SimulatedGpuConfig(Section):
+    """A GPU that is not there, for trying the broker out."""
+
+    total_mib: Annotated[int, Field(gt=0)] = 24576
+    directory: Path | None = None
+    """Where processes write down what they hold (``mgpu.gpu.simulated.HeldMemory``); None: what the broker
+    has loaded counts as held."""
+
+
+class GpuConfig(Section):
+    """Which GPUs, how they are read and how they are shared."""
+
+    backend: Literal["nvml", "simulated"] = "nvml"
+    devices: Literal["all"] | tuple[int | str, ...] = "all"
+    cushion_mib: Mib = 256
+    lock: LockMode = LockMode.EXCLUSIVE
+    sample_interval_s: Seconds = 1.0
+    settle_timeout_s: Seconds = 5.0
+    simulated: SimulatedGpuConfig = SimulatedGpuConfig()
+
+
+class SchedulerConfig(Section):
+    """Who is served next, and who has to leave."""
+
+    order: Order = Order.RESIDENT_FIRST
+    victims: Literal["lru"] = "lru"
+    max_queue: Annotated[int, Field(gt=0)] = 512
+    max_wait_s: Seconds = 600.0
+    max_overtake_s: Annotated[float, Field(ge=0)] = 120.0
+    min_resident_s: Annotated[float, Field(ge=0)] = 0.0
+    max_resident: Annotated[int, Field(ge=0)] = 0
+    when_nothing_to_evict: NothingToEvict = NothingToEvict.REJECT
+
+
+class CallConfig(Section):
+    """A request to a consumer's own endpoint that makes it load or unload."""
+
+    method: Method = "POST"
+    path: UrlPath
+    body: Any = None
+    headers: dict[str, str] = Field(default_factory=dict)
+    timeout_s: Seconds
+    ok: tuple[Status, ...] = (200, 202, 204)
+
+
+class LoadConfig(CallConfig):
+    """The call that loads."""
+
+    timeout_s: Seconds = 120.0
+
+
+class UnloadConfig(CallConfig):
+    """The call that unloads."""
+
+    timeout_s: Seconds = 30.0
+
+
+class HealthConfig(Section):
+    """Where a consumer says that it is well."""
+
+    path: UrlPath
+    ok: tuple[Status, ...] = (200,)
+    when: JmesPath | None = None
+
+
+class ResidentConfig(Section):
+    """Where a consumer says whether its weights are in VRAM."""
+
+    path: UrlPath
+    when: JmesPath
+
+
+class ConsumerConfig(Section):
+    """One service that uses the GPU."""
+
+    url: str
+    gpus: Literal["auto"] | tuple[Annotated[int, Field(ge=0)], ...] = "auto"
+    footprint_mib: Mib = 0
+    residual_mib: Mib = 0
+    can_coexist_with: tuple[str, ...] = ()
+    vram_managed: bool = False
+    concurrency: Annotated[int, Field(gt=0)] = 1
+    max_queue: Annotated[int, Field(ge=0)] = 64
+    priority: int = 0
+    pinned: bool = False
+    load: LoadConfig | None = None
+    unload: UnloadConfig | None = None
+    health: HealthConfig | None = None
+    resident: ResidentConfig | None = None
+    systemd_unit: str | None = None
+    systemd_scope: Literal["system", "user"] = "system"
+    initially: Literal["auto", "resident", "absent"] = "auto"
+    not_activity: tuple[str, ...] = ()
+    job_timeout_s: Seconds = 600.0
+
+    @field_validator("url")
+    @classmethod
+    def _http_origin(cls, url: str) -> str:
+        parsed = URL(url)
+        if parsed.scheme not in {"http", "https"} or not parsed.host:
+            raise ValueError("must be http://HOST[:PORT] or https://HOST[:PORT]")
+        if parsed.path not in {"", "/"} or parsed.query_string or parsed.fragment or parsed.user:
+            raise ValueError("must end after the port: no path, query, fragment or user")
+        return url.rstrip("/")
+
+
+class RouteConfig(Section):
+    """Where jobs of one path go."""
+
+    consumer: str
+    path: UrlPath
+
+
+class JobsConfig(Section):
+    """Where the broker keeps what must survive a restart."""
+
+    database: Path | None = None
+
+
+class Config(Section):
+    """The whole file."""
+
+    server: ServerConfig = ServerConfig()
+    gpu: GpuConfig = GpuConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    consumers: dict[str, ConsumerConfig] = Field(default_factory=dict)
+    routes: dict[UrlPath, RouteConfig] = Field(default_factory=dict)
+    models: dict[str, str] = Field(default_factory=dict)
+    jobs: JobsConfig = JobsConfig()

@@ -1,0 +1,61 @@
+"""What the scheduler gets of the configuration: rules, without addresses and calls."""
+
+from __future__ import annotations
+
+from mgpu.config.model import Config, ConsumerConfig
+from mgpu.core.model import ConsumerPolicy, ConsumerState, Policy
+
+
+def policy(config: Config) -> Policy:
+    """Turn a configuration into the scheduler's rules; consumers keep their order."""
+    scheduler = config.scheduler
+    return Policy(
+        consumers={name: _consumer(name, consumer) for name, consumer in config.consumers.items()},
+        cushion_mib=config.gpu.cushion_mib,
+        lock=config.gpu.lock,
+        order=scheduler.order,
+        when_nothing_to_evict=scheduler.when_nothing_to_evict,
+        max_queue=scheduler.max_queue,
+        max_wait_s=scheduler.max_wait_s,
+        max_overtake_s=scheduler.max_overtake_s,
+        min_resident_s=scheduler.min_resident_s,
+        max_resident=scheduler.max_resident,
+        settle_timeout_s=config.gpu.settle_timeout_s,
+    )
+
+
+def _consumer(name: str, config: ConsumerConfig) -> ConsumerPolicy:
+    ours = not config.vram_managed
+    has_unit = config.systemd_unit is not None
+    return ConsumerPolicy(
+        name=name,
+        footprint_mib=config.footprint_mib,
+        residual_mib=config.residual_mib,
+        gpus=None if config.gpus == "auto" else config.gpus,
+        can_coexist_with=frozenset(config.can_coexist_with),
+        vram_managed=config.vram_managed,
+        can_load=ours and (config.load is not None or has_unit),
+        can_unload=ours and (config.unload is not None or has_unit),
+        can_escalate=ours and config.unload is not None and has_unit,
+        concurrency=config.concurrency,
+        max_queue=config.max_queue,
+        priority=config.priority,
+        pinned=config.pinned,
+        initially=_initially(config),
+        job_timeout_s=config.job_timeout_s,
+    )
+
+
+def _initially(config: ConsumerConfig) -> ConsumerState:
+    """Guess where a consumer's weights are at the start; UNKNOWN: a probe or its unit will tell."""
+    if config.initially != "auto":
+        return ConsumerState(config.initially)
+    has_unit = config.systemd_unit is not None
+    if config.resident is not None:
+        return ConsumerState.UNKNOWN
+    if config.vram_managed:
+        return ConsumerState.RESIDENT
+    if config.unload is not None:
+        lazy = config.load is None and not has_unit
+        return ConsumerState.ABSENT if lazy else ConsumerState.RESIDENT
+    return ConsumerState.UNKNOWN if has_unit else ConsumerState.RESIDENT

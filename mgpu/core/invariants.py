@@ -1,0 +1,92 @@
+"""What must hold between any two events; checked after every one in tests and simulation."""
+
+from __future__ import annotations
+
+from mgpu.core import vram
+from mgpu.core.effects import Effect, Grant, StartLoad, StartUnload
+from mgpu.core.model import ConsumerState as S
+from mgpu.core.model import LockMode
+from mgpu.core.state import Consumer, State
+
+
+class InvariantError(AssertionError):
+    """The scheduler's state contradicts itself."""
+
+
+def check(state: State) -> None:
+    """Raise ``InvariantError`` naming what does not hold."""
+    for consumer in state.consumers.values():
+        _check_consumer(state, consumer)
+    _check_jobs(state)
+    _check_locks(state)
+    _check_swaps(state)
+
+
+def check_effects(state: State, effects: list[Effect]) -> None:
+    """Raise ``InvariantError`` when an effect just decided breaks a promise."""
+    tokens = [effect.token for effect in effects if isinstance(effect, Grant)]
+    _hold(tokens == sorted(set(tokens)), f"tokens do not grow: {tokens}")
+    for effect in effects:
+        match effect:
+            case StartLoad(name, _, gpus) if not state.swaps[name].forced:
+                need_mib = vram.share_mib(state.consumers[name].footprint_mib, gpus)
+                for index in gpus:
+                    free_mib = state.gpus[index].free_mib - state.policy.cushion_mib
+                    _hold(need_mib <= free_mib, f"{name} loads {need_mib} into {free_mib} MiB")
+            case StartUnload(name):
+                running = state.consumers[name].running
+                _hold(not running, f"{name} is unloaded under {sorted(running)}")
+            case _:
+                pass
+
+
+def _hold(condition: bool, message: str) -> None:  # noqa: FBT001 - reads like assert
+    if not condition:
+        raise InvariantError(message)
+
+
+def _check_consumer(state: State, consumer: Consumer) -> None:
+    name, where = consumer.name, consumer.state
+    if consumer.running:
+        _hold(where in {S.RESIDENT, S.DRAINING}, f"{name} computes while {where}")
+    _hold(
+        (consumer.unload is not None) is (where in {S.UNLOADING, S.QUARANTINED}),
+        f"{name} is {where} with unload {consumer.unload}",
+    )
+    _hold(len(consumer.running) <= consumer.policy.concurrency, f"{name} runs too many jobs")
+    _hold(len(consumer.waiting) <= consumer.policy.max_queue, f"{name}'s queue is too long")
+    if where is S.LOADING:
+        swap = state.swaps.get(name)
+        _hold(swap is not None and swap.load_started_at is not None, f"{name} loads unasked")
+    if consumer.policy.vram_managed:
+        _hold(where in {S.UNKNOWN, S.RESIDENT}, f"{name} manages itself but is {where}")
+
+
+def _check_jobs(state: State) -> None:
+    waiting = [job.id for c in state.consumers.values() for job in c.waiting]
+    running = [job for c in state.consumers.values() for job in c.running.values()]
+    everybody = sorted(waiting + [job.id for job in running])
+    _hold(everybody == sorted(state.jobs), "a job is in two places or in none")
+    _hold(state.waiting == len(waiting) <= state.policy.max_queue, f"{state.waiting} wait")
+    tokens = {job.token for job in running}
+    _hold(len(tokens) == len(running), "two leases share a token")
+    _hold(all(0 < token < state.next_token for token in tokens), f"strange tokens: {tokens}")
+
+
+def _check_locks(state: State) -> None:
+    for gpu in state.gpus.values():
+        computing = {c.name for c in state.consumers.values() if c.running and gpu.index in c.gpus}
+        _hold(gpu.holders.keys() == computing, f"GPU {gpu.index} is held by {gpu.holders}")
+        if state.policy.lock is LockMode.EXCLUSIVE:
+            _hold(len(computing) <= 1, f"{computing} compute at once on GPU {gpu.index}")
+
+
+def _check_swaps(state: State) -> None:
+    for name, swap in state.swaps.items():
+        target = state.consumers[name]
+        expected = S.ABSENT if swap.load_started_at is None else S.LOADING
+        _hold(target.state is expected, f"{name} is {target.state} in a swap")
+        _hold(bool(target.waiting) or target.state is S.LOADING, f"room for {name} for nobody")
+        for other in state.swaps.values():
+            if other is not swap:
+                _hold(not swap.victims & other.victims, "two swaps share a victim")

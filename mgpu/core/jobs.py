@@ -1,0 +1,27 @@
+"""What the scheduler knows about one job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mgpu.core.effects import Phases
+from mgpu.core.events import JobKind
+from mgpu.core.model import Refusal
+
+
+@dataclass(slots=True)
+class Job:
+    """A job between its arrival and its end. ``token`` is 0 until it holds a lease."""
+
+    id: str
+    consumer: str
+    kind: JobKind
+    priority: int
+    seq: int
+    """Number of its arrival: the smaller one came first."""
+    arrived_at: float
+    token: int = 0
+    granted_at: float = 0.0
+    phases: Phases = field(default_factory=Phases)
+    aborted: Refusal | None = None
+    """Why it was told to stop, if it was."""

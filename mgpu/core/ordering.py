@@ -1,0 +1,56 @@
+"""Who is served next.
+
+A consumer's turn is decided by its first waiting job. ``arrival`` serves strictly in order of
+arrival: A B C A runs as A B C A, and whoever cannot be served yet holds up all behind it that share
+a GPU with it. ``resident-first`` spares swaps: jobs of resident consumers first, so that
+A B C A B C runs as A A B B C C, and nobody waits for somebody who cannot be served.
+
+In both, a higher priority goes first, and a job that has waited for ``max_overtake_s`` goes before
+everything else and holds up all behind it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mgpu.core.jobs import Job
+from mgpu.core.model import ConsumerState, Order
+from mgpu.core.state import Consumer, State
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A consumer's turn. ``barrier``: nobody behind it may use a GPU that it may use."""
+
+    consumer: Consumer
+    job: Job
+    barrier: bool
+
+
+def turns(state: State, at: float) -> list[Turn]:
+    """Every consumer with a waiting job, the one to be served first at the front."""
+    rank = RANKS[state.policy.order]
+    strict = state.policy.order is Order.ARRIVAL
+    ranked: list[tuple[tuple[int, ...], Turn]] = []
+    for consumer in state.consumers.values():
+        if consumer.waiting:
+            job, overdue = consumer.waiting.head(at, state.policy.max_overtake_s)
+            key = (0, job.seq) if overdue else (1, *rank(consumer, job), job.seq)
+            ranked.append((key, Turn(consumer, job, barrier=strict or overdue)))
+    ranked.sort(key=lambda entry: entry[0])
+    return [turn for _, turn in ranked]
+
+
+def _arrival(_consumer: Consumer, job: Job) -> tuple[int, ...]:
+    return (-job.priority,)
+
+
+def _resident_first(consumer: Consumer, job: Job) -> tuple[int, ...]:
+    return (-job.priority, consumer.state is not ConsumerState.RESIDENT)
+
+
+RANKS: dict[Order, Callable[[Consumer, Job], tuple[int, ...]]] = {
+    Order.ARRIVAL: _arrival,
+    Order.RESIDENT_FIRST: _resident_first,
+}

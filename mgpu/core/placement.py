@@ -1,0 +1,256 @@
+"""Where a target goes, and who must leave for it.
+
+The whole set of victims is planned before anybody is asked to leave: if it cannot suffice, nobody
+is. Victims are taken least recently used first (use is the end of a finished job), until the target
+fits; then every victim that turned out not to be needed is spared, most recently used first.
+
+What may be a victim: resident, idle, not pinned, not just loaded (``min_resident_s``), with a way
+to be unloaded, not running its own eviction, and not in the target's ``can_coexist_with``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mgpu.core import vram
+from mgpu.core.model import ConsumerState as S
+from mgpu.core.model import Refusal
+from mgpu.core.state import Consumer, State
+
+RETRY_VRAM_S = 10.0
+"""When to come back after ``vram-unavailable``: nobody can know, so neither soon nor never."""
+
+LEAVING = frozenset({S.DRAINING, S.UNLOADING})
+MAY_LEAVE = frozenset({S.UNKNOWN, S.LOADING, S.RESIDENT})
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A target fits on these GPUs as soon as these victims have left."""
+
+    gpus: tuple[int, ...]
+    victims: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """No plan now, but one is to be expected without anybody's help."""
+
+
+Verdict = Plan | Wait | Refusal
+
+
+def choices(state: State, consumer: Consumer) -> list[tuple[int, ...]]:
+    """The sets of GPUs a consumer may live on: its own, or any one of all."""
+    if consumer.policy.gpus is not None:
+        return [consumer.policy.gpus]
+    return [(index,) for index in sorted(state.gpus)]
+
+
+def where(state: State, consumer: Consumer) -> frozenset[int]:
+    """Every GPU that serving a consumer's next job may touch."""
+    if consumer.state is S.RESIDENT or consumer.name in state.swaps:
+        return frozenset(consumer.gpus)
+    return frozenset(index for gpus in choices(state, consumer) for index in gpus)
+
+
+def never_fits(state: State, consumer: Consumer) -> Refusal | None:
+    """Why a consumer cannot fit on any GPUs it may use, were they empty; None when it can."""
+    if consumer.policy.vram_managed or not state.gpus:
+        return None
+    cushion_mib = state.policy.cushion_mib
+    for gpus in choices(state, consumer):
+        need_mib = vram.share_mib(consumer.footprint_mib, gpus) + cushion_mib
+        if all(index in state.gpus and need_mib <= _total_mib(state, index) for index in gpus):
+            return None
+    totals = ", ".join(f"GPU {g.index}: {g.total_mib} MiB" for g in state.gpus.values())
+    wanted = "" if consumer.policy.gpus is None else f" on GPU {_names(consumer.policy.gpus)}"
+    return Refusal(
+        "never-fits",
+        f"{consumer.name} needs {consumer.footprint_mib} MiB and a cushion of {cushion_mib} MiB"
+        f"{wanted}; there is {totals}",
+    )
+
+
+def plan(
+    state: State, target: Consumer, at: float, *, busy: frozenset[int], everybody: bool = False
+) -> Verdict:
+    """Choose GPUs and victims for a target.
+
+    ``busy`` GPUs are not to be touched now; what could be had there shows when they are not busy
+    any more. ``everybody``: take all permitted victims, needed or not (a load has failed although
+    there was room by the books).
+    """
+    plans: list[tuple[int, int, Plan]] = []
+    hope = False
+    for gpus in choices(state, target):
+        healthy = all(index in state.gpus and state.gpus[index].healthy for index in gpus)
+        if not healthy or busy.intersection(gpus):
+            hope = True
+        elif found := _plan_on(state, target, gpus, at, everybody=everybody):
+            plans.append((len(found.victims), -_room_mib(state, target, gpus), found))
+        else:
+            hope = hope or _could_fit_later(state, target, gpus)
+    if plans:
+        return min(plans, key=lambda entry: (entry[0], entry[1], entry[2].gpus))[2]
+    return Wait() if hope else _unavailable(state, target)
+
+
+def roomiest(state: State, target: Consumer) -> tuple[int, ...]:
+    """The choice of GPUs with the most memory to be had now."""
+    return max(choices(state, target), key=lambda gpus: _room_mib(state, target, gpus))
+
+
+def fits(state: State, target: Consumer, gpus: tuple[int, ...], gone: frozenset[str]) -> bool:
+    """Whether a target may begin to load, by the books and by measurement, were ``gone`` absent."""
+    need_mib = vram.share_mib(target.footprint_mib, gpus)
+    return all(
+        state.gpus[index].healthy
+        and need_mib <= vram.available_mib(state, state.gpus[index], target.name, without=gone)
+        for index in gpus
+    )
+
+
+def _room_mib(state: State, target: Consumer, gpus: tuple[int, ...]) -> int:
+    return min(vram.available_mib(state, state.gpus[i], target.name) for i in gpus)
+
+
+def _total_mib(state: State, index: int) -> int:
+    # A GPU that has never been read has no total yet: nothing can be said against it.
+    gpu = state.gpus[index]
+    return gpu.total_mib if gpu.total_mib or gpu.healthy else 1 << 40
+
+
+def _names(gpus: Iterable[int]) -> str:
+    return ", ".join(map(str, gpus))
+
+
+def _lru(consumer: Consumer) -> tuple[float, str]:
+    return (consumer.last_used_at, consumer.name)
+
+
+def _permitted(target: Consumer, victim: Consumer) -> bool:
+    """Whether a consumer may ever be evicted for a target."""
+    policy = victim.policy
+    return (
+        victim is not target
+        and policy.can_unload
+        and not policy.vram_managed
+        and not policy.pinned
+        and not target.policy.coexists_with(victim.name)
+    )
+
+
+def _evictable(state: State, target: Consumer, victim: Consumer, at: float) -> bool:
+    """Whether a consumer may be evicted for a target now."""
+    return (
+        victim.state is S.RESIDENT
+        and not victim.running
+        and _permitted(target, victim)
+        and victim.resident_since + state.policy.min_resident_s <= at
+    )
+
+
+def _shortage_mib(state: State, target: Consumer, gpus: tuple[int, ...]) -> dict[int, int]:
+    need_mib = vram.share_mib(target.footprint_mib, gpus)
+    return {
+        index: need_mib - vram.available_mib(state, state.gpus[index], target.name)
+        for index in gpus
+    }
+
+
+def _too_many(state: State, target: Consumer) -> int:
+    """How many consumers must leave so that ``max_resident`` holds with the target resident."""
+    if not state.policy.max_resident:
+        return 0
+    others = sum(
+        c.state in vram.HOLDING or c.name in state.swaps
+        for c in state.consumers.values()
+        if c is not target and not c.policy.vram_managed
+    )
+    return max(0, others + 1 - state.policy.max_resident)
+
+
+def _suffices(
+    victims: list[Consumer], gpus: tuple[int, ...], shortage_mib: dict[int, int], too_many: int
+) -> bool:
+    return len(victims) >= too_many and all(
+        sum(vram.gain_mib(v) for v in victims if index in v.gpus) >= shortage_mib[index]
+        for index in gpus
+    )
+
+
+def _plan_on(
+    state: State, target: Consumer, gpus: tuple[int, ...], at: float, *, everybody: bool
+) -> Plan | None:
+    shortage_mib = _shortage_mib(state, target, gpus)
+    too_many = _too_many(state, target)
+    ranked = sorted(state.consumers.values(), key=_lru)
+    candidates = [
+        c
+        for c in ranked
+        if _evictable(state, target, c, at) and (too_many or set(gpus).intersection(c.gpus))
+    ]
+    if everybody:
+        return Plan(gpus, tuple(c.name for c in candidates))
+    if _suffices([], gpus, shortage_mib, too_many):
+        return Plan(gpus)
+    if any(_will_be_gone(c) and (too_many or set(gpus).intersection(c.gpus)) for c in ranked):
+        return None
+    chosen: list[Consumer] = []
+    for candidate in candidates:
+        if _suffices(chosen, gpus, shortage_mib, too_many):
+            break
+        chosen.append(candidate)
+    if not _suffices(chosen, gpus, shortage_mib, too_many):
+        return None
+    for candidate in reversed(chosen.copy()):
+        spared = [c for c in chosen if c is not candidate]
+        if _suffices(spared, gpus, shortage_mib, too_many):
+            chosen = spared
+    return Plan(gpus, tuple(c.name for c in chosen))
+
+
+def _will_be_gone(consumer: Consumer) -> bool:
+    """Whether its memory is on its way back, so that it is too early to ask another to leave.
+
+    Nobody waits for a consumer that failed to unload before.
+    """
+    return consumer.state is S.UNLOADING and not consumer.failures
+
+
+def _could_fit_later(state: State, target: Consumer, gpus: tuple[int, ...]) -> bool:
+    """Whether the target fits once everybody who is busy, loading or leaving has made room."""
+    later = [
+        c
+        for c in state.consumers.values()
+        if c.state in LEAVING
+        or (_permitted(target, c) and (c.state in MAY_LEAVE or c.name in state.swaps))
+    ]
+    shortage_mib = _shortage_mib(state, target, gpus)
+    return _suffices(later, gpus, shortage_mib, _too_many(state, target))
+
+
+def _unavailable(state: State, target: Consumer) -> Refusal:
+    staying = ", ".join(
+        f"{c.name} ({_why_it_stays(target, c)})"
+        for c in sorted(state.consumers.values(), key=_lru)
+        if c.state in vram.HOLDING and c is not target and not _permitted(target, c)
+    )
+    return Refusal(
+        "vram-unavailable",
+        f"{target.name} needs {target.footprint_mib} MiB and not enough can be freed"
+        + (f"; these stay: {staying}" if staying else "; other processes hold the memory"),
+        RETRY_VRAM_S,
+    )
+
+
+def _why_it_stays(target: Consumer, other: Consumer) -> str:
+    if other.policy.vram_managed:
+        return "manages its own VRAM"
+    if other.policy.pinned:
+        return "pinned"
+    if target.policy.coexists_with(other.name):
+        return "may coexist"
+    return "cannot be unloaded"

@@ -1,0 +1,102 @@
+"""What the world reports without being asked to change: consumers about themselves, and the GPUs.
+
+A consumer's own word on whether it is resident rules, except while a load or an unload of it is
+under way, and except when the question was put before the last of these (its attempt is old). An
+idle consumer that nothing listens for has no process and so no memory.
+"""
+
+from __future__ import annotations
+
+from mgpu.core import disturbance, swapping, unloading, vram
+from mgpu.core.events import ConsumerProbed, GpusLost, GpusRead, TimerKind
+from mgpu.core.model import ConsumerState as S
+from mgpu.core.model import GpuReading
+from mgpu.core.state import Consumer, Gpu, State
+from mgpu.core.step import Step
+
+
+def consumer_probed(step: Step, event: ConsumerProbed) -> None:
+    """Believe a consumer about itself."""
+    consumer = step.state.consumers[event.consumer]
+    consumer.healthy = event.reachable and event.healthy
+    if event.attempt != consumer.attempt or consumer.policy.vram_managed:
+        return
+    gone = not event.reachable or event.resident is False
+    match consumer.state:
+        case S.UNKNOWN if gone:
+            step.move(consumer, S.ABSENT, _why(event))
+        case S.UNKNOWN:
+            # One that does not tell may hold its memory: only this guess can do no harm.
+            swapping.resident_by_itself(step, consumer, "found running")
+        case S.RESIDENT if gone and not consumer.running and not _about_to_load(consumer, event):
+            disturbance.moved(step.state, consumer)
+            _vanished(consumer)
+            step.move(consumer, S.ABSENT, _why(event))
+        case S.QUARANTINED if gone:
+            unloading.absent(step, consumer, _why(event))
+            _vanished(consumer)
+        case S.ABSENT | S.COOLDOWN if event.resident:
+            disturbance.moved(step.state, consumer)
+            if consumer.state is S.COOLDOWN:
+                step.cancel_timer(TimerKind.COOLDOWN, consumer.name, consumer.attempt)
+            swapping.resident_by_itself(step, consumer, "says that it is resident")
+        case _:
+            pass
+
+
+def gpus_read(step: Step, event: GpusRead) -> None:
+    """Take new figures; a GPU that is not among them has gone away."""
+    state = step.state
+    state.gpus_error = None
+    seen = {reading.index for reading in event.readings}
+    for reading in event.readings:
+        _take(state.gpus.setdefault(reading.index, Gpu(reading.index)), reading)
+    for gpu in state.gpus.values():
+        if gpu.index not in seen:
+            gpu.error = "it is not there any more"
+        elif gpu.healthy:
+            vram.believe_the_gpu(state, gpu)
+    for consumer in state.consumers.values():
+        if not consumer.gpus:
+            consumer.gpus = _home(state, consumer)
+
+
+def gpus_lost(step: Step, event: GpusLost) -> None:
+    """No figures: what is known is stale, and nothing is admitted on it."""
+    step.state.gpus_error = event.error
+    for gpu in step.state.gpus.values():
+        gpu.error = event.error
+
+
+def _why(event: ConsumerProbed) -> str:
+    return "nothing listens" if not event.reachable else "says that it is not resident"
+
+
+def _about_to_load(consumer: Consumer, event: ConsumerProbed) -> bool:
+    """Whether it is no wonder that it is not resident: the job that loads it still waits."""
+    return event.reachable and not consumer.policy.can_load and bool(consumer.waiting)
+
+
+def _vanished(consumer: Consumer) -> None:
+    """A process that ended gave everything back, and its successor is to be measured again."""
+    consumer.leftover_mib = 0
+    consumer.measured_mib = None
+    consumer.attempt += 1
+
+
+def _take(gpu: Gpu, reading: GpuReading) -> None:
+    gpu.error = reading.error
+    gpu.uuid = reading.uuid or gpu.uuid
+    gpu.name = reading.name or gpu.name
+    if reading.error is None:
+        gpu.total_mib = reading.total_mib
+        gpu.free_mib = reading.free_mib
+
+
+def _home(state: State, consumer: Consumer) -> tuple[int, ...]:
+    """Where a consumer that was not placed by the broker is taken to live.
+
+    With several GPUs to choose from that is the first one, as CUDA's default device is.
+    """
+    choice = consumer.policy.gpus or tuple(sorted(state.gpus)[:1])
+    return choice if all(index in state.gpus for index in choice) else ()

@@ -1,0 +1,221 @@
+"""The decider: an event in, a list of effects out.
+
+``handle`` is the whole interface. It has no clock, no sockets and no tasks: time comes with the
+events, waiting is an effect, and the same events give the same effects. One call
+
+1. takes in what happened,
+2. looks whether memory that was given back shows,
+3. takes every swap as far as it goes,
+4. serves the waiting, in the order of ``mgpu.core.ordering``,
+5. notes whose memory cannot be told from another's any more,
+6. asks for the sampling pace that the state calls for.
+"""
+
+from __future__ import annotations
+
+from typing import assert_never
+
+from mgpu.core import admission, disturbance, ordering, placement, probing, swapping, unloading
+from mgpu.core.effects import Answer, Effect, Sample
+from mgpu.core.events import (
+    ConsumerProbed,
+    DrainRequested,
+    Event,
+    GpusLost,
+    GpusRead,
+    JobArrived,
+    JobEnded,
+    JobLeft,
+    LoadEnded,
+    Timer,
+    TimerFired,
+    TimerKind,
+    UnloadEnded,
+    UnloadRequested,
+)
+from mgpu.core.model import ConsumerState as S
+from mgpu.core.model import Policy, Refusal
+from mgpu.core.ordering import Turn
+from mgpu.core.state import Consumer, State
+from mgpu.core.step import Step
+
+
+class Scheduler:
+    """Decides who computes, who waits, who is loaded and who has to leave."""
+
+    def __init__(self, policy: Policy, first_token: int = 1) -> None:
+        """Start with nothing known about the world; tokens count from ``first_token`` up."""
+        consumers = {
+            name: Consumer(p, S.RESIDENT if p.vram_managed else p.initially)
+            for name, p in policy.consumers.items()
+        }
+        self.state = State(policy, consumers, next_token=first_token)
+
+    def handle(self, event: Event) -> list[Effect]:
+        """Take in one event and say what is to be done; ``event.at`` never runs backwards."""
+        step = Step(event.at, self.state)
+        _take_in(step, event)
+        unloading.watch(step)
+        swapping.advance(step)
+        _serve_all(step)
+        if isinstance(event, JobArrived):
+            admission.hold_to_bounds(step, event.job)
+        disturbance.note(self.state)
+        _set_pace(step)
+        return step.effects
+
+
+def _take_in(step: Step, event: Event) -> None:  # noqa: C901, PLR0912 - one arm an event
+    match event:
+        case JobArrived():
+            admission.arrive(step, event)
+        case JobLeft():
+            if (job := step.state.jobs.get(event.job)) is not None:
+                admission.leave(step, job)
+        case JobEnded():
+            _job_ended(step, event)
+        case LoadEnded():
+            _load_ended(step, event)
+        case UnloadEnded():
+            consumer = step.state.consumers[event.consumer]
+            if consumer.state is S.UNLOADING and consumer.attempt == event.attempt:
+                unloading.answered(step, consumer, event.error)
+        case ConsumerProbed():
+            probing.consumer_probed(step, event)
+        case GpusRead():
+            probing.gpus_read(step, event)
+        case GpusLost():
+            probing.gpus_lost(step, event)
+        case UnloadRequested():
+            _unload_requested(step, event)
+        case DrainRequested():
+            _drain(step)
+        case TimerFired():
+            _timer_fired(step, event.timer)
+        case _:
+            assert_never(event)
+
+
+def _job_ended(step: Step, event: JobEnded) -> None:
+    admission.end(step, event)
+    for consumer in step.state.consumers.values():
+        if consumer.state is S.DRAINING and not consumer.running:
+            unloading.begin(step, consumer, "drained")
+
+
+def _load_ended(step: Step, event: LoadEnded) -> None:
+    consumer = step.state.consumers[event.consumer]
+    if consumer.state is not S.LOADING or consumer.attempt != event.attempt:
+        return
+    swapping.load_ended(step, consumer, event.error)
+    if event.error is None and consumer.unload_requests:
+        unloading.drain(step, consumer, "unloaded by hand")
+
+
+def _unload_requested(step: Step, event: UnloadRequested) -> None:
+    consumer = step.state.consumers[event.consumer]
+    if consumer.policy.vram_managed or not consumer.policy.can_unload:
+        detail = f"{consumer.name} has no way to be unloaded"
+        step.emit(Answer(event.request, Refusal("bad-request", detail)))
+        return
+    detail = f"{consumer.name} was unloaded by hand"
+    admission.refuse_waiting(
+        step, consumer, Refusal("consumer-cooldown", detail, admission.RETRY_QUEUE_S)
+    )
+    consumer.unload_requests.append(event.request)
+    match consumer.state:
+        case S.UNKNOWN | S.RESIDENT:
+            unloading.drain(step, consumer, "unloaded by hand")
+        case S.QUARANTINED:
+            step.cancel_timer(TimerKind.QUARANTINE, consumer.name, consumer.attempt)
+            unloading.begin(step, consumer, "unloaded by hand")
+        case S.ABSENT | S.COOLDOWN:
+            unloading.answer(step, consumer, None)
+        case S.LOADING | S.DRAINING | S.UNLOADING:
+            pass  # answered when the unload that follows, or is under way, is over
+        case _:
+            assert_never(consumer.state)
+
+
+def _drain(step: Step) -> None:
+    step.state.draining = True
+    refusal = Refusal("draining", "the broker is shutting down", admission.RETRY_GPU_S)
+    for consumer in step.state.consumers.values():
+        admission.refuse_waiting(step, consumer, refusal)
+
+
+def _timer_fired(step: Step, timer: Timer) -> None:
+    match timer.kind:
+        case TimerKind.WAIT | TimerKind.RUN:
+            job = step.state.jobs.get(timer.subject)
+            if job is None:
+                return
+            if timer.kind is TimerKind.RUN:
+                admission.time_out(step, job)
+            elif not job.token:
+                admission.expire(step, job)
+        case TimerKind.MIN_RESIDENT:
+            pass  # nothing to take in: whoever waited for it is looked at with every event
+        case TimerKind.SETTLE | TimerKind.COOLDOWN | TimerKind.QUARANTINE:
+            consumer = step.state.consumers[timer.subject]
+            if consumer.attempt == timer.attempt:
+                _pause_over(step, consumer, timer.kind)
+        case _:
+            assert_never(timer.kind)
+
+
+def _pause_over(step: Step, consumer: Consumer, kind: TimerKind) -> None:
+    match kind, consumer.state:
+        case TimerKind.SETTLE, S.UNLOADING:
+            unloading.settle_timed_out(step, consumer)
+        case TimerKind.COOLDOWN, S.COOLDOWN:
+            step.move(consumer, S.ABSENT, "its cooldown is over")
+        case TimerKind.QUARANTINE, S.QUARANTINED:
+            unloading.quarantine_over(step, consumer)
+        case _:
+            pass
+
+
+def _serve_all(step: Step) -> None:
+    """Serve the waiting until nobody can be served any more."""
+    served = True
+    while served and not step.state.draining:
+        claimed: set[int] = set()
+        served = False
+        for turn in ordering.turns(step.state, step.at):
+            held_up = claimed and claimed & placement.where(step.state, turn.consumer)
+            if not held_up and _serve(step, turn):
+                served = True
+                break  # somebody else may be first now
+            if turn.barrier:
+                claimed |= placement.where(step.state, turn.consumer)
+
+
+def _serve(step: Step, turn: Turn) -> bool:
+    """Take one consumer's turn as far as it goes; False when it has to wait."""
+    consumer = turn.consumer
+    match consumer.state:
+        case S.RESIDENT:
+            if not admission.grantable(step.state, consumer):
+                return False
+            admission.grant(step, consumer, turn.job)
+            return True
+        case S.ABSENT:
+            return consumer.name not in step.state.swaps and swapping.request(step, consumer)
+        case S.COOLDOWN | S.QUARANTINED:
+            admission.refuse_waiting(step, consumer, admission.cooldown_refusal(step, consumer))
+            return True
+        case S.UNKNOWN | S.LOADING | S.DRAINING | S.UNLOADING:
+            return False
+        case _:
+            assert_never(consumer.state)
+
+
+def _set_pace(step: Step) -> None:
+    """Sample fast for as long as memory is expected to change."""
+    state = step.state
+    moving = {S.LOADING, S.UNLOADING}
+    fast = bool(state.swaps) or any(c.state in moving for c in state.consumers.values())
+    if fast is not state.sampling_fast:
+        state.sampling_fast = fast
+        step.emit(Sample(fast))

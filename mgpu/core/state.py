@@ -1,0 +1,145 @@
+"""Everything the scheduler knows, in one place. Only ``mgpu.core`` changes it."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+from mgpu.core.jobs import Job
+from mgpu.core.model import ConsumerPolicy, ConsumerState, Policy
+from mgpu.core.waiting import Waiting
+
+HISTORY = 20
+"""State changes of a consumer that are kept, to tell its story when something illegal happens."""
+
+
+@dataclass(slots=True)
+class Unload:
+    """An unload under way, or one that failed and left its consumer quarantined."""
+
+    started_at: float
+    baseline_mib: dict[int, int]
+    """Per GPU: free memory when it started, plus what others who left meanwhile gave back."""
+    answered: bool = False
+    escalated: bool = False
+    disturbed: bool = False
+    """Somebody else's memory moved on its GPUs, so that free memory says nothing about it."""
+
+
+@dataclass(slots=True)
+class Swap:
+    """Making one target resident: its victims leave first, then it loads."""
+
+    target: str
+    gpus: tuple[int, ...]
+    started_at: float
+    victims: set[str] = field(default_factory=set)
+    """Those that are still on their way out."""
+    load_started_at: float | None = None
+    baseline_mib: dict[int, int] = field(default_factory=dict)
+    """Free memory per GPU when the load started."""
+    lowest_mib: dict[int, int] = field(default_factory=dict)
+    """The least free memory seen since."""
+    disturbed: bool = False
+    """Somebody else's memory moved on its GPUs during the load: nothing is learned from it."""
+    forced: bool = False
+    """Load even though nothing could be evicted (``when_nothing_to_evict: attempt``)."""
+
+
+@dataclass(slots=True)
+class SwapTimes:
+    """When a consumer's last swap was decided, began to load and was ready."""
+
+    started_at: float
+    load_started_at: float
+    ready_at: float
+    first_job_served: bool = False
+
+
+@dataclass(slots=True)
+class Consumer:
+    """One consumer, as the scheduler believes it to be."""
+
+    policy: ConsumerPolicy
+    state: ConsumerState
+    healthy: bool = True
+    attempt: int = 0
+    """Number of the last load or unload asked of it; answers to older ones are void."""
+    gpus: tuple[int, ...] = ()
+    """Where it lives, or lived last."""
+    running: dict[str, Job] = field(default_factory=dict)
+    waiting: Waiting = field(default_factory=Waiting)
+    last_used_at: float = -math.inf
+    """End of its last finished job."""
+    resident_since: float = -math.inf
+    measured_mib: int | None = None
+    leftover_mib: int = 0
+    """What it did not give back although it said it had unloaded, beyond its residual."""
+    failures: int = 0
+    """Loads or unloads that failed in a row."""
+    retrying: bool = False
+    """Its last load failed and is being tried once more."""
+    held_off_until: float = 0.0
+    """End of its cooldown or quarantine."""
+    unload: Unload | None = None
+    unload_requests: list[str] = field(default_factory=list)
+    """People who wait for it to be unloaded."""
+    swap_times: SwapTimes | None = None
+    history: deque[str] = field(default_factory=lambda: deque(maxlen=HISTORY))
+
+    @property
+    def name(self) -> str:
+        """Its name in the configuration."""
+        return self.policy.name
+
+    @property
+    def footprint_mib(self) -> int:
+        """VRAM while resident: the larger of configured and measured."""
+        return max(self.policy.footprint_mib, self.measured_mib or 0)
+
+
+@dataclass(slots=True)
+class Gpu:
+    """One GPU as last measured."""
+
+    index: int
+    uuid: str = ""
+    name: str = ""
+    total_mib: int = 0
+    free_mib: int = 0
+    error: str | None = None
+    holders: dict[str, float] = field(default_factory=dict)
+    """Consumers that compute here, and since when; at most one under the exclusive lock."""
+
+    @property
+    def healthy(self) -> bool:
+        """Whether its figures can be trusted; nothing is admitted to a GPU whose cannot."""
+        return self.error is None
+
+    @property
+    def used_mib(self) -> int:
+        """Memory in use, by whomever."""
+        return self.total_mib - self.free_mib
+
+
+@dataclass(slots=True)
+class State:
+    """The whole."""
+
+    policy: Policy
+    consumers: dict[str, Consumer]
+    next_token: int
+    gpus: dict[int, Gpu] = field(default_factory=dict)
+    gpus_error: str | None = None
+    """Why no GPU could be read at all, when none has been seen yet."""
+    jobs: dict[str, Job] = field(default_factory=dict)
+    """Every job that has not ended."""
+    waiting: int = 0
+    next_seq: int = 0
+    swaps: dict[str, Swap] = field(default_factory=dict)
+    """Swaps under way, by target."""
+    draining: bool = False
+    sampling_fast: bool = False
+    evictions: int = 0
+    loads: int = 0

@@ -1,0 +1,37 @@
+"""One event being handled: the moment, the state, and the effects so far."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mgpu.core import transitions
+from mgpu.core.effects import CancelTimer, Effect, SetTimer, StateChanged
+from mgpu.core.events import Timer, TimerKind
+from mgpu.core.model import ConsumerState
+from mgpu.core.state import Consumer, State
+
+
+@dataclass(slots=True)
+class Step:
+    """What the parts of the scheduler share while they handle one event."""
+
+    at: float
+    state: State
+    effects: list[Effect] = field(default_factory=list)
+
+    def emit(self, effect: Effect) -> None:
+        """Add an effect; effects are run in the order in which they were added."""
+        self.effects.append(effect)
+
+    def move(self, consumer: Consumer, new: ConsumerState, reason: str) -> None:
+        """Change a consumer's state, by legal ways only."""
+        old = transitions.move(consumer, new, self.at, reason)
+        self.emit(StateChanged(consumer.name, old, new, reason))
+
+    def set_timer(self, kind: TimerKind, subject: str, delay_s: float, attempt: int = 0) -> None:
+        """Ask to be reminded after ``delay_s``."""
+        self.emit(SetTimer(Timer(kind, subject, attempt), self.at + delay_s))
+
+    def cancel_timer(self, kind: TimerKind, subject: str, attempt: int = 0) -> None:
+        """A reminder is not needed any more."""
+        self.emit(CancelTimer(Timer(kind, subject, attempt)))

@@ -1,0 +1,237 @@
+"""Making a target resident: evict, wait until the memory is measured, load.
+
+A swap is planned whole (``mgpu.core.placement``), then advanced after every event: as soon as its
+victims have answered and the target fits by the books and by measurement, it loads. When all of
+them have gone and it still does not fit, it is planned anew. A load that fails is tried once more,
+after everybody permitted has left, since out of memory is the usual cause and what others hold the
+usual reason.
+"""
+
+from __future__ import annotations
+
+from mgpu.core import placement, unloading, vram
+from mgpu.core.admission import refuse_waiting, satisfy_loads
+from mgpu.core.effects import Evicted, FootprintLearned, LoadMeasured, StartLoad
+from mgpu.core.events import TimerKind
+from mgpu.core.model import ConsumerState as S
+from mgpu.core.model import LockMode, NothingToEvict, Outcome, Refusal
+from mgpu.core.state import Consumer, State, Swap, SwapTimes
+from mgpu.core.step import Step
+
+
+def request(step: Step, target: Consumer) -> bool:
+    """Start to make room for an absent target; False when that has to wait.
+
+    When it cannot be had at all, the target's waiting jobs are refused.
+    """
+    state = step.state
+    if not state.gpus:
+        return False
+    verdict = placement.never_fits(state, target) or placement.plan(
+        state, target, step.at, busy=_busy(step)
+    )
+    match verdict:
+        case placement.Plan(gpus, victims):
+            _start(step, target, gpus, victims)
+        case placement.Wait():
+            return False
+        case Refusal(code) if code == "vram-unavailable" and _attempt_anyway(step):
+            _start(step, target, placement.roomiest(state, target), (), forced=True)
+        case Refusal():
+            refuse_waiting(step, target, verdict)
+    return True
+
+
+def advance(step: Step) -> None:
+    """Take every swap as far as it goes now."""
+    for swap in list(step.state.swaps.values()):
+        if swap.load_started_at is None:
+            _advance(step, swap)
+        else:
+            for index in swap.gpus:
+                free_mib = step.state.gpus[index].free_mib
+                swap.lowest_mib[index] = min(swap.lowest_mib[index], free_mib)
+
+
+def load_ended(step: Step, target: Consumer, error: str | None) -> None:
+    """A load succeeded or failed."""
+    swap = step.state.swaps[target.name]
+    assert swap.load_started_at is not None
+    seconds = step.at - swap.load_started_at
+    step.emit(LoadMeasured(target.name, ok=error is None, seconds=seconds))
+    _learn_footprint(step, target, swap, ok=error is None)
+    # A probe that was sent during the load says nothing about what came of it.
+    target.attempt += 1
+    if error is None:
+        target.failures = 0
+        target.retrying = False
+        _resident(step, target, swap, "loaded")
+    elif target.waiting and not target.retrying:
+        _retry(step, target, swap, error)
+    else:
+        _give_up(step, target, error)
+
+
+def resident_by_itself(step: Step, target: Consumer, reason: str) -> None:
+    """A consumer turned out to be resident without having been asked to.
+
+    A swap that was making room for it is void; victims that were asked to leave do so.
+    """
+    step.state.swaps.pop(target.name, None)
+    target.leftover_mib = 0
+    target.resident_since = step.at
+    step.move(target, S.RESIDENT, reason)
+    if step.state.policy.min_resident_s:
+        delay_s = step.state.policy.min_resident_s
+        step.set_timer(TimerKind.MIN_RESIDENT, target.name, delay_s, target.attempt)
+    satisfy_loads(step, target)
+
+
+def _attempt_anyway(step: Step) -> bool:
+    return step.state.policy.when_nothing_to_evict is NothingToEvict.ATTEMPT
+
+
+def _busy(step: Step) -> frozenset[int]:
+    """GPUs on which no swap may start: another is under way, or the exclusive lock is held."""
+    exclusive = step.state.policy.lock is LockMode.EXCLUSIVE
+    computing = {g.index for g in step.state.gpus.values() if exclusive and g.holders}
+    swapping = {index for swap in step.state.swaps.values() for index in swap.gpus}
+    return frozenset(computing | swapping)
+
+
+def _start(
+    step: Step,
+    target: Consumer,
+    gpus: tuple[int, ...],
+    victims: tuple[str, ...],
+    *,
+    forced: bool = False,
+) -> None:
+    swap = Swap(target.name, gpus, started_at=step.at, forced=forced)
+    step.state.swaps[target.name] = swap
+    target.gpus = gpus
+    _evict(step, swap, victims)
+    _advance(step, swap)
+
+
+def _evict(step: Step, swap: Swap, victims: tuple[str, ...]) -> None:
+    target = step.state.consumers[swap.target]
+    need_mib = vram.share_mib(target.footprint_mib, swap.gpus) + step.state.policy.cushion_mib
+    for name in victims:
+        swap.victims.add(name)
+        step.state.evictions += 1
+        step.emit(Evicted(name, swap.target, need_mib))
+        unloading.begin(step, step.state.consumers[name], f"evicted for {swap.target}")
+
+
+def _advance(step: Step, swap: Swap) -> None:
+    state = step.state
+    target = state.consumers[swap.target]
+    swap.victims = {v for v in swap.victims if state.consumers[v].state is S.UNLOADING}
+    if not target.waiting:
+        del state.swaps[swap.target]
+    elif _may_load(state, target, swap):
+        if _fits(state, target, swap):
+            # What victims have not given back yet may come during the load.
+            swap.disturbed = bool(swap.victims)
+            for name in sorted(swap.victims):
+                unloading.absent(step, state.consumers[name], "its memory is free")
+            swap.victims.clear()
+            _load(step, target, swap)
+        elif not swap.victims:
+            _plan_again(step, target, swap)
+
+
+def _may_load(state: State, target: Consumer, swap: Swap) -> bool:
+    """Whether every victim has gone as far as the load needs.
+
+    Before a second try that is all the way: the measured figure was enough for the first.
+    """
+    if target.retrying:
+        return not swap.victims
+    leaving = [state.consumers[victim].unload for victim in swap.victims]
+    return all(unload is not None and unload.answered for unload in leaving)
+
+
+def _fits(state: State, target: Consumer, swap: Swap) -> bool:
+    if swap.forced:
+        return all(state.gpus[index].healthy for index in swap.gpus)
+    return placement.fits(state, target, swap.gpus, frozenset(swap.victims))
+
+
+def _plan_again(step: Step, target: Consumer, swap: Swap) -> None:
+    """The victims have gone and it still does not fit: somebody else took or kept the memory."""
+    del step.state.swaps[swap.target]
+    verdict = placement.plan(step.state, target, step.at, busy=_busy(step))
+    if isinstance(verdict, placement.Plan) and verdict.victims:
+        step.state.swaps[swap.target] = swap
+        swap.gpus = target.gpus = verdict.gpus
+        _evict(step, swap, verdict.victims)
+
+
+def _load(step: Step, target: Consumer, swap: Swap) -> None:
+    state = step.state
+    swap.load_started_at = step.at
+    state.loads += 1
+    for index in swap.gpus:
+        swap.baseline_mib[index] = swap.lowest_mib[index] = state.gpus[index].free_mib
+    if not target.policy.can_load:
+        # It loads with its first job; until then the books alone keep its place.
+        step.emit(LoadMeasured(target.name, ok=True, seconds=None))
+        _resident(step, target, swap, "room made; its first job loads it")
+        return
+    target.attempt += 1
+    step.move(target, S.LOADING, "room made")
+    step.emit(StartLoad(target.name, target.attempt, swap.gpus))
+
+
+def _resident(step: Step, target: Consumer, swap: Swap, reason: str) -> None:
+    assert swap.load_started_at is not None
+    target.swap_times = SwapTimes(swap.started_at, swap.load_started_at, step.at)
+    resident_by_itself(step, target, reason)
+
+
+def _learn_footprint(step: Step, target: Consumer, swap: Swap, *, ok: bool) -> None:
+    """Take the deepest fall of free memory during a load as the footprint that was seen.
+
+    Nothing is learned from a load that was disturbed, and from one that failed only that more is
+    needed than was known. A foreign process can still distort the figure; the next load corrects
+    it, and it never grows past what a GPU can hold, so that it alone makes nothing impossible.
+    """
+    state = step.state
+    if swap.disturbed:
+        return
+    seen_mib = sum(
+        swap.baseline_mib[i] - min(swap.lowest_mib[i], state.gpus[i].free_mib) for i in swap.gpus
+    )
+    most_mib = sum(state.gpus[i].total_mib - state.policy.cushion_mib for i in swap.gpus)
+    seen_mib = min(seen_mib, most_mib)
+    if seen_mib > (0 if ok else target.footprint_mib):
+        target.measured_mib = seen_mib
+        if seen_mib > target.policy.footprint_mib:
+            step.emit(FootprintLearned(target.name, seen_mib))
+
+
+def _retry(step: Step, target: Consumer, swap: Swap, error: str) -> None:
+    step.move(target, S.ABSENT, f"load failed: {error}")
+    unloading.answer(step, target, None)
+    target.retrying = True
+    swap.load_started_at = None
+    others = _busy(step) - frozenset(swap.gpus)
+    verdict = placement.plan(step.state, target, step.at, busy=others, everybody=True)
+    if isinstance(verdict, placement.Plan):
+        swap.gpus = target.gpus = verdict.gpus
+        _evict(step, swap, verdict.victims)
+
+
+def _give_up(step: Step, target: Consumer, error: str) -> None:
+    del step.state.swaps[target.name]
+    target.failures += 1
+    target.retrying = False
+    pause_s = unloading.backoff_s(target.failures)
+    target.held_off_until = step.at + pause_s
+    step.move(target, S.COOLDOWN, f"load failed: {error}")
+    step.set_timer(TimerKind.COOLDOWN, target.name, pause_s, target.attempt)
+    refusal = Refusal("load-failed", f"{target.name} could not be loaded: {error}", pause_s)
+    refuse_waiting(step, target, refusal, Outcome.FAILED)
+    unloading.answer(step, target, None)

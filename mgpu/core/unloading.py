@@ -1,0 +1,218 @@
+"""Getting one consumer out of VRAM, and not believing it until the memory shows.
+
+An unload that was answered is a request accepted. It is over when the free memory on each of its
+GPUs has risen by most of what the consumer was billed for, or when whoever it made room for fits by
+measurement (``mgpu.core.swapping`` decides that). When neither happens in time, the harder way is
+tried; when that fails too, the consumer is quarantined: it stays on the books with all its memory
+and is asked again after a pause that doubles.
+
+Several consumers that leave one GPU at the same time cannot be told apart by its free memory. They
+share a baseline, taken when the first of them began, and each has left when the rise since covers
+them all; what one gave back is then taken off the rise that the others are judged by. Where the
+figure can tell nothing (``mgpu.core.disturbance``), a consumer's word is believed when the time to
+settle is up: whoever loads next is held to the measured figure anyway.
+"""
+
+from __future__ import annotations
+
+from mgpu.core import disturbance, vram
+from mgpu.core.effects import Answer, Sample, SettleTimedOut, StartUnload, UnloadMeasured
+from mgpu.core.events import TimerKind
+from mgpu.core.model import ConsumerState as S
+from mgpu.core.model import Refusal
+from mgpu.core.state import Consumer, State, Unload
+from mgpu.core.step import Step
+
+SETTLED_FRACTION = 0.8
+"""Of the memory expected back, this much must show. The rest is what footprints are wrong by;
+ollama's scheduler waits for the same share (server/sched.go, waitForVRAMRecovery)."""
+
+ACCEPTED_FRACTION = 0.5
+"""When time is up, this much is still an unload: what is missing is billed as a leftover. Less is
+a failure."""
+
+BACKOFF_FIRST_S = 1.0
+BACKOFF_MOST_S = 300.0
+
+
+def backoff_s(failures: int) -> float:
+    """The pause after the nth failure in a row: 1 s, doubling up to 5 minutes."""
+    return min(BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 30), BACKOFF_MOST_S)
+
+
+def begin(step: Step, consumer: Consumer, reason: str) -> None:
+    """Ask a consumer without running jobs to unload."""
+    state = step.state
+    baseline_mib = {index: _baseline_mib(state, consumer, index) for index in consumer.gpus}
+    stale = disturbance.blind(state, consumer.gpus)
+    consumer.unload = Unload(step.at, baseline_mib, disturbed=stale)
+    step.move(consumer, S.UNLOADING, reason)
+    _ask(step, consumer, escalate=False)
+
+
+def drain(step: Step, consumer: Consumer, reason: str) -> None:
+    """Unload a resident consumer as soon as its running jobs have ended."""
+    if consumer.running:
+        step.move(consumer, S.DRAINING, reason)
+    else:
+        begin(step, consumer, reason)
+
+
+def answered(step: Step, consumer: Consumer, error: str | None) -> None:
+    """The consumer accepted to unload, or did not."""
+    assert consumer.unload is not None
+    if error is not None:
+        _escalate_or_quarantine(step, consumer, error)
+        return
+    consumer.unload.answered = True
+    settle_s = step.state.policy.settle_timeout_s
+    step.set_timer(TimerKind.SETTLE, consumer.name, settle_s, consumer.attempt)
+    step.emit(Sample(fast=True))
+
+
+def watch(step: Step) -> None:
+    """Look whether memory that was given back shows by now."""
+    state = step.state
+    left = [c for c in state.consumers.values() if c.unload is not None and _has_left(state, c)]
+    for consumer in left:
+        absent(step, consumer, "its memory is free")
+
+
+def settle_timed_out(step: Step, consumer: Consumer) -> None:
+    """The memory did not show as free in time."""
+    unload = consumer.unload
+    assert unload is not None
+    if unload.disturbed or disturbance.blind(step.state, consumer.gpus):
+        absent(step, consumer, "by its own word: its memory cannot be told from others'")
+        return
+    # Others have had less time than this one: who has not even answered has given nothing back.
+    fraction = min(1.0, max(0.0, _freed(step.state, consumer, answered=True)))
+    missing_mib = round((1.0 - fraction) * vram.returnable_mib(consumer))
+    step.emit(SettleTimedOut(consumer.name, missing_mib))
+    if fraction >= ACCEPTED_FRACTION:
+        consumer.leftover_mib += missing_mib
+        absent(step, consumer, f"unloaded, but kept {missing_mib} MiB")
+    else:
+        _escalate_or_quarantine(step, consumer, f"unloaded, but {missing_mib} MiB are not free")
+
+
+def absent(step: Step, consumer: Consumer, reason: str) -> None:
+    """A consumer that was leaving has left."""
+    unload = consumer.unload
+    assert unload is not None
+    if consumer.state is S.UNLOADING:
+        _take_off(step.state, consumer)
+        step.cancel_timer(TimerKind.SETTLE, consumer.name, consumer.attempt)
+        step.emit(UnloadMeasured(consumer.name, ok=True, seconds=step.at - unload.started_at))
+        consumer.failures = 0
+    else:
+        step.cancel_timer(TimerKind.QUARANTINE, consumer.name, consumer.attempt)
+    consumer.attempt += 1
+    consumer.unload = None
+    step.move(consumer, S.ABSENT, reason)
+    answer(step, consumer, None)
+
+
+def answer(step: Step, consumer: Consumer, refusal: Refusal | None) -> None:
+    """Tell everybody who asked for this unload how it went."""
+    for request in consumer.unload_requests:
+        step.emit(Answer(request, refusal))
+    consumer.unload_requests.clear()
+
+
+def quarantine_over(step: Step, consumer: Consumer) -> None:
+    """Give a quarantined consumer another chance.
+
+    One that never accepted to unload is asked again. One that did, and whose memory did not show,
+    cannot be asked for more: what is missing is billed as its leftover, and it may load again.
+    """
+    assert consumer.unload is not None
+    if consumer.unload.answered:
+        shown = 0.0 if consumer.unload.disturbed else _freed(step.state, consumer, answered=True)
+        fraction = min(1.0, max(0.0, shown))
+        consumer.leftover_mib += round((1.0 - fraction) * vram.returnable_mib(consumer))
+        absent(step, consumer, "given back, its memory is billed as a leftover")
+    else:
+        begin(step, consumer, "asked to unload again")
+
+
+def _ask(step: Step, consumer: Consumer, *, escalate: bool) -> None:
+    consumer.attempt += 1
+    step.emit(StartUnload(consumer.name, consumer.attempt, escalate=escalate))
+
+
+def _escalate_or_quarantine(step: Step, consumer: Consumer, error: str) -> None:
+    unload = consumer.unload
+    assert unload is not None
+    if consumer.policy.can_escalate and not unload.escalated:
+        unload.escalated = True
+        unload.answered = False
+        _ask(step, consumer, escalate=True)
+        return
+    step.emit(UnloadMeasured(consumer.name, ok=False, seconds=step.at - unload.started_at))
+    consumer.failures += 1
+    consumer.attempt += 1
+    pause_s = backoff_s(consumer.failures)
+    consumer.held_off_until = step.at + pause_s
+    step.set_timer(TimerKind.QUARANTINE, consumer.name, pause_s, consumer.attempt)
+    step.move(consumer, S.QUARANTINED, error)
+    answer(step, consumer, Refusal("unload-failed", f"{consumer.name}: {error}", pause_s))
+
+
+def _has_left(state: State, consumer: Consumer) -> bool:
+    """Whether a consumer's memory shows as free."""
+    unload = consumer.unload
+    assert unload is not None
+    if unload.disturbed or not (unload.answered or consumer.state is S.QUARANTINED):
+        return False
+    # Memory comes back in steps. A swap that was planned on all of it must not take the first
+    # steps for the whole and look for another victim.
+    awaited = any(consumer.name in swap.victims for swap in state.swaps.values())
+    return _freed(state, consumer) >= (1.0 if awaited else SETTLED_FRACTION)
+
+
+def _others_leaving(state: State, consumer: Consumer, index: int) -> list[tuple[Consumer, Unload]]:
+    """Who else is on the way out of a GPU."""
+    return [
+        (other, other.unload)
+        for other in state.consumers.values()
+        if other is not consumer
+        and other.state is S.UNLOADING
+        and other.unload is not None
+        and index in other.gpus
+    ]
+
+
+def _baseline_mib(state: State, consumer: Consumer, index: int) -> int:
+    """What a rise of free memory is counted from, for all who leave at the same time."""
+    shared = [u.baseline_mib[index] for _, u in _others_leaving(state, consumer, index)]
+    return min(shared, default=state.gpus[index].free_mib)
+
+
+def _freed_on(state: State, consumer: Consumer, index: int, *, answered: bool = False) -> float:
+    """The share of the expected memory that shows as free on one GPU; negative when it fell.
+
+    ``answered``: expect memory only of those who have answered.
+    """
+    assert consumer.unload is not None
+    expected_mib = vram.gain_mib(consumer) + sum(
+        vram.gain_mib(other)
+        for other, unload in _others_leaving(state, consumer, index)
+        if unload.answered or not answered
+    )
+    risen_mib = state.gpus[index].free_mib - consumer.unload.baseline_mib[index]
+    return risen_mib / expected_mib if expected_mib else 1.0
+
+
+def _freed(state: State, consumer: Consumer, *, answered: bool = False) -> float:
+    """The share of the expected memory that shows as free, on the GPU where it is least."""
+    shares = [_freed_on(state, consumer, index, answered=answered) for index in consumer.gpus]
+    return min(shares, default=1.0)
+
+
+def _take_off(state: State, consumer: Consumer) -> None:
+    """Take what a leaver gave back off the rise that the others who leave are judged by."""
+    for index in consumer.gpus:
+        share = min(1.0, max(0.0, _freed_on(state, consumer, index, answered=True)))
+        for _, unload in _others_leaving(state, consumer, index):
+            unload.baseline_mib[index] += round(vram.gain_mib(consumer) * share)

@@ -1,0 +1,126 @@
+"""The scheduler's state as others may see it: frozen, taken between two events, safe to keep."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mgpu.core import vram
+from mgpu.core.model import ConsumerState
+from mgpu.core.state import Consumer, Gpu, State
+
+
+@dataclass(frozen=True, slots=True)
+class GpuView:
+    """One GPU.
+
+    ``foreign_mib`` is what processes of no consumer hold; ``reserved_mib`` is kept for loads.
+    """
+
+    index: int
+    uuid: str
+    name: str
+    healthy: bool
+    error: str | None
+    total_mib: int
+    free_mib: int
+    reserved_mib: int
+    foreign_mib: int
+    lock_consumer: str | None
+    lock_jobs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerView:
+    """One consumer; ``last_used_s`` is the age of its last finished job, None before the first."""
+
+    name: str
+    state: ConsumerState
+    healthy: bool
+    footprint_mib: int
+    measured_mib: int | None
+    gpus: tuple[int, ...]
+    running: int
+    queued: int
+    last_used_s: float | None
+    pinned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WaiterView:
+    """One waiting job; positions start at 1."""
+
+    job: str
+    consumer: str
+    position: int
+    waited_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything at one moment; consumers by name, in the order of the configuration."""
+
+    gpus: tuple[GpuView, ...]
+    consumers: Mapping[str, ConsumerView]
+    queue: tuple[WaiterView, ...]
+    queued: int
+    draining: bool
+    evictions: int
+    loads: int
+
+
+WAITERS_SHOWN = 1000
+"""A longer queue is cut here: whoever looks at it wants its front."""
+
+
+def take(state: State, at: float) -> Snapshot:
+    """Take a picture of the state at a moment; the queue in the order of priority and arrival."""
+    waiting = [job for c in state.consumers.values() for job in c.waiting]
+    front = heapq.nsmallest(WAITERS_SHOWN, waiting, key=lambda job: (-job.priority, job.seq))
+    return Snapshot(
+        gpus=tuple(_gpu(state, gpu) for gpu in state.gpus.values()),
+        consumers={name: _consumer(c, at) for name, c in state.consumers.items()},
+        queue=tuple(
+            WaiterView(job.id, job.consumer, position, at - job.arrived_at)
+            for position, job in enumerate(front, start=1)
+        ),
+        queued=len(waiting),
+        draining=state.draining,
+        evictions=state.evictions,
+        loads=state.loads,
+    )
+
+
+def _gpu(state: State, gpu: Gpu) -> GpuView:
+    jobs = [j for name in gpu.holders for j in state.consumers[name].running]
+    return GpuView(
+        index=gpu.index,
+        uuid=gpu.uuid,
+        name=gpu.name,
+        healthy=gpu.healthy,
+        error=gpu.error,
+        total_mib=gpu.total_mib,
+        free_mib=gpu.free_mib,
+        reserved_mib=vram.reserved_mib(state, gpu.index),
+        foreign_mib=vram.foreign_mib(state, gpu),
+        lock_consumer=next(iter(gpu.holders), None),
+        lock_jobs=tuple(jobs),
+    )
+
+
+def _consumer(consumer: Consumer, at: float) -> ConsumerView:
+    age_s = at - consumer.last_used_at
+    return ConsumerView(
+        name=consumer.name,
+        state=consumer.state,
+        healthy=consumer.healthy,
+        footprint_mib=consumer.footprint_mib,
+        measured_mib=consumer.measured_mib,
+        gpus=consumer.gpus,
+        running=len(consumer.running),
+        queued=len(consumer.waiting),
+        last_used_s=age_s if math.isfinite(age_s) else None,
+        pinned=consumer.policy.pinned,
+    )

@@ -1,0 +1,106 @@
+"""The ledger: who is billed for how much memory, and how much is to be had.
+
+For one GPU::
+
+    available = min(free as measured, total - billed) - reservations of swaps under way - cushion
+
+A resident consumer is billed its footprint, an absent one its residual and what it failed to give
+back, whether or not the GPU's figures show it yet. The ledger thus never trusts a promise: memory
+is to be had only when the books and the measurement both say so. Memory of others (foreign) needs
+no bill of its own: it is in the measured figure.
+"""
+
+from __future__ import annotations
+
+from mgpu.core.model import ConsumerState as S
+from mgpu.core.state import Consumer, Gpu, State, Swap
+
+HOLDING = frozenset({S.UNKNOWN, S.RESIDENT, S.DRAINING, S.UNLOADING, S.QUARANTINED})
+"""States in which a consumer is billed its whole footprint."""
+
+
+def share_mib(total_mib: int, gpus: tuple[int, ...]) -> int:
+    """What each of several GPUs carries of a consumer, rounded up."""
+    return -(-total_mib // len(gpus))
+
+
+def kept_mib(consumer: Consumer) -> int:
+    """What a consumer holds when it is absent."""
+    return consumer.policy.residual_mib + consumer.leftover_mib
+
+
+def held_mib(consumer: Consumer) -> int:
+    """What a consumer is billed for at present, over all its GPUs.
+
+    One that loads is not billed: its swap's reservation stands for it.
+    """
+    if consumer.policy.vram_managed:
+        return 0
+    if consumer.state in HOLDING:
+        return consumer.footprint_mib
+    return kept_mib(consumer)
+
+
+def returnable_mib(consumer: Consumer) -> int:
+    """What a consumer that holds its footprint gives back when it leaves, over all its GPUs."""
+    return max(0, consumer.footprint_mib - kept_mib(consumer))
+
+
+def gain_mib(consumer: Consumer) -> int:
+    """What each of its GPUs gets back when a consumer that holds its footprint leaves."""
+    return share_mib(returnable_mib(consumer), consumer.gpus)
+
+
+def billed_mib(state: State, gpu: int, *, without: frozenset[str] = frozenset()) -> int:
+    """Sum of what consumers are billed for on a GPU; ``without`` are counted as if absent."""
+    return sum(
+        share_mib(kept_mib(c) if c.name in without else held_mib(c), c.gpus)
+        for c in state.consumers.values()
+        if gpu in c.gpus and not c.policy.vram_managed
+    )
+
+
+def reservation_mib(state: State, swap: Swap) -> int:
+    """What each GPU of a swap keeps for its target."""
+    return share_mib(state.consumers[swap.target].footprint_mib, swap.gpus)
+
+
+def reserved_mib(state: State, gpu: int, *, without: str = "") -> int:
+    """Sum of what swaps under way keep on a GPU, save the swap of the target ``without``."""
+    return sum(
+        reservation_mib(state, swap)
+        for swap in state.swaps.values()
+        if gpu in swap.gpus and swap.target != without
+    )
+
+
+def available_mib(
+    state: State, gpu: Gpu, target: str, *, without: frozenset[str] = frozenset()
+) -> int:
+    """What ``target`` could take on a GPU now, cushion kept; ``without`` as in ``billed_mib``.
+
+    The target's own residual counts as taken in the measured figure only, so that a load begins
+    when, and only when, the measured free memory covers its footprint and the cushion.
+    """
+    booked = gpu.total_mib - billed_mib(state, gpu.index, without=without | {target})
+    own = state.consumers[target]
+    if gpu.index in own.gpus:
+        booked += share_mib(kept_mib(own), own.gpus)
+    reserved = reserved_mib(state, gpu.index, without=target)
+    return min(gpu.free_mib, booked) - reserved - state.policy.cushion_mib
+
+
+def foreign_mib(state: State, gpu: Gpu) -> int:
+    """Memory that no consumer accounts for; 0 for as long as a load under way may explain it."""
+    explained = billed_mib(state, gpu.index) + reserved_mib(state, gpu.index)
+    return max(0, gpu.used_mib - explained)
+
+
+def believe_the_gpu(state: State, gpu: Gpu) -> None:
+    """Write off leftovers that a GPU's figures no longer bear out."""
+    excess = billed_mib(state, gpu.index) - gpu.used_mib
+    for consumer in state.consumers.values():
+        if excess > 0 and consumer.leftover_mib and gpu.index in consumer.gpus:
+            written_off = min(excess * len(consumer.gpus), consumer.leftover_mib)
+            consumer.leftover_mib -= written_off
+            excess -= share_mib(written_off, consumer.gpus)

@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import pytest
+
+from mgpu import errors
+from mgpu.api.deps import Limits
+from tests.api.conftest import Sites
+from tests.api.fake_broker import FakeBroker
+
+ACTIONS = ["/api/consumers/tts/load", "/api/consumers/tts/unload"]
+
+
+async def test_status_has_the_promised_shape(sites: Sites) -> None:
+    site = await sites.broker()
+
+    async with site.client.get(site.url("/api/status")) as response:
+        assert response.content_type == "application/json"
+        document = await response.json()
+
+    assert document == {
+        "gpus": [
+            {
+                "index": 0,
+                "uuid": "GPU-0",
+                "name": "Fake",
+                "healthy": True,
+                "error": None,
+                "total_mib": 24576,
+                "free_mib": 20000,
+                "reserved_mib": 16,
+                "foreign_mib": 8,
+                "lock": {"consumer": None, "jobs": []},
+            }
+        ],
+        "consumers": {
+            "tts": {
+                "state": "absent",
+                "healthy": True,
+                "footprint_mib": 2400,
+                "measured_mib": None,
+                "gpus": [0],
+                "running": 0,
+                "queued": 0,
+                "last_used_s": None,
+                "pinned": False,
+            }
+        },
+        "queue": [],
+        "paused": False,
+        "draining": False,
+        "evictions": 3,
+        "loads": 4,
+    }
+
+
+async def test_status_shows_who_holds_the_lock_and_who_waits(sites: Sites) -> None:
+    site = await sites.broker()
+    await site.broker.hold()
+    client = await site.raw()
+    await client.send(b"GET /v1/tts HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await site.broker.until(lambda broker: bool(broker.waiting))
+
+    async with site.client.get(site.url("/api/status")) as response:
+        document = await response.json()
+
+    assert document["queue"] == [
+        {"job": "job-1", "consumer": "tts", "position": 1, "waited_s": 1.5, "eta_s": None}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"", None),
+        (b"", "application/json"),
+        (b"", "application/octet-stream"),
+        (b"{}", "application/json"),
+        (b" { } ", "application/json; charset=utf-8"),
+    ],
+)
+async def test_a_consumer_is_loaded_and_unloaded(
+    sites: Sites, body: bytes, content_type: str | None
+) -> None:
+    site = await sites.broker()
+    headers = {"Content-Type": content_type} if content_type else {}
+
+    for action, state in (("load", "resident"), ("unload", "absent")):
+        async with site.client.post(
+            site.url(f"/api/consumers/tts/{action}"),
+            data=body,
+            headers=headers,
+            skip_auto_headers=["Content-Type"],
+        ) as response:
+            assert response.status == 200
+            assert (await response.json())["state"] == state
+    assert site.broker.actions == ["load tts", "unload tts"]
+
+
+@pytest.mark.parametrize("path", ACTIONS)
+@pytest.mark.parametrize(
+    ("content_type", "body"),
+    [
+        ("application/x-www-form-urlencoded", b"a=b"),
+        ("application/x-www-form-urlencoded", b""),
+        ("multipart/form-data; boundary=x", b"--x--"),
+        ("text/plain", b"{}"),
+        ("text/plain", b""),
+        ("text/html", b"{}"),
+        ("application/octet-stream", b"{}"),
+        ("", b"{}"),
+        ("application/json-seq", b"{}"),
+        (None, b"{}"),
+    ],
+)
+async def test_what_a_form_can_send_is_refused(
+    sites: Sites, path: str, content_type: str | None, body: bytes
+) -> None:
+    site = await sites.broker()
+    headers = {} if content_type is None else {"Content-Type": content_type}
+
+    async with site.client.post(
+        site.url(path), data=body, headers=headers, skip_auto_headers=["Content-Type"]
+    ) as response:
+        assert response.status == 415
+        document = await response.json(content_type="application/problem+json")
+        assert document["type"] == "urn:mgpu:unsupported-media-type"
+    assert not site.broker.actions
+
+
+@pytest.mark.parametrize("body", [b"{", b"[]", b"null", b'{"force": true}', b"\xff", b"1"])
+async def test_a_body_that_is_not_understood_is_refused(sites: Sites, body: bytes) -> None:
+    site = await sites.broker()
+
+    async with site.client.post(
+        site.url(ACTIONS[0]), data=body, headers={"Content-Type": "application/json"}
+    ) as response:
+        assert response.status == 400
+    assert not site.broker.actions
+
+
+async def test_a_body_that_is_far_too_long_is_refused(sites: Sites) -> None:
+    site = await sites.broker()
+
+    async with site.client.post(
+        site.url(ACTIONS[0]), data=b" " * 100_000, headers={"Content-Type": "application/json"}
+    ) as response:
+        assert response.status == 413
+    assert not site.broker.actions
+
+
+async def test_a_body_that_stalls_is_given_up(sites: Sites) -> None:
+    site = await sites.broker(limits=Limits(body_idle_s=0.05))
+    client = await site.raw()
+
+    await client.send(
+        b"POST /api/consumers/tts/load HTTP/1.1\r\nHost: localhost\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{"
+    )
+
+    status, _ = await client.problem()
+    assert status == 408
+    assert not site.broker.actions
+
+
+@pytest.mark.parametrize("action", ["load", "unload"])
+async def test_an_unknown_consumer_is_named_with_its_nearest(sites: Sites, action: str) -> None:
+    site = await sites.broker()
+
+    async with site.client.post(site.url(f"/api/consumers/tt/{action}")) as response:
+        assert response.status == 404
+        document = await response.json(content_type="application/problem+json")
+    assert "Did you mean 'tts'?" in document["detail"]
+
+
+async def test_a_refusal_is_told(sites: Sites) -> None:
+    site = await sites.broker()
+    site.broker.refuse = errors.NeverFits("It needs more.")
+
+    async with site.client.post(site.url(ACTIONS[0])) as response:
+        assert response.status == 507
+
+
+async def test_asking_for_the_status_changes_nothing(sites: Sites) -> None:
+    site = await sites.broker()
+
+    for _ in range(3):
+        async with site.client.get(site.url("/api/status")) as response:
+            assert response.status == 200
+
+    assert site.broker == FakeBroker()

@@ -1,0 +1,591 @@
+from __future__ import annotations
+
+import asyncio
+import gzip
+import hashlib
+import io
+import os
+import time
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+from aiohttp import web
+from structlog.testing import capture_logs
+
+from tests.api.conftest import Sites
+
+MIB = 1 << 20
+SIZES = [0, 1, 1000, 64 * 1024 - 1, 256 * 1024 + 1, 3 * MIB]
+
+
+def noise(size: int) -> bytes:
+    block = os.urandom(MIB)
+    return (block * (size // MIB + 1))[:size]
+
+
+async def echo(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    if request.content_length is not None:
+        response.content_length = request.content_length
+    await response.prepare(request)
+    async for chunk in request.content.iter_any():
+        await response.write(chunk)
+    return response
+
+
+async def in_chunks(data: bytes, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_bodies_are_the_same_byte_for_byte_both_ways(
+    sites: Sites, size: int, chunked: bool
+) -> None:
+    site = await sites.broker(await sites.upstream(echo))
+    sent = noise(size)
+
+    async with site.client.post(
+        site.url("/v1/tts"), data=in_chunks(sent, 50_000) if chunked else io.BytesIO(sent)
+    ) as response:
+        assert await response.read() == sent
+        assert response.headers.get("Content-Length") == (None if chunked else str(size))
+        assert response.headers.get("Transfer-Encoding") == ("chunked" if chunked else None)
+
+
+async def test_64_mib_go_up(sites: Sites) -> None:
+    async def digest(request: web.Request) -> web.StreamResponse:
+        sha = hashlib.sha256()
+        async for chunk in request.content.iter_any():
+            sha.update(chunk)
+        return web.Response(text=sha.hexdigest())
+
+    site = await sites.broker(await sites.upstream(digest))
+    sent = noise(64 * MIB)
+
+    async with site.client.post(site.url("/v1/tts"), data=in_chunks(sent, MIB)) as response:
+        assert await response.text() == hashlib.sha256(sent).hexdigest()
+
+
+async def test_64_mib_come_down(sites: Sites) -> None:
+    sent = noise(64 * MIB)
+
+    async def big(_request: web.Request) -> web.StreamResponse:
+        return web.Response(body=sent)
+
+    site = await sites.broker(await sites.upstream(big))
+    sha = hashlib.sha256()
+
+    async with site.client.get(site.url("/v1/tts")) as response:
+        assert response.content_length == 64 * MIB
+        async for chunk in response.content.iter_any():
+            sha.update(chunk)
+
+    assert sha.hexdigest() == hashlib.sha256(sent).hexdigest()
+
+
+async def test_both_directions_stream_at_the_same_time(sites: Sites) -> None:
+    site = await sites.broker(await sites.upstream(echo))
+    heard = asyncio.Queue[bytes]()
+
+    async def talk() -> AsyncIterator[bytes]:
+        for word in (b"one", b"two", b"three"):
+            yield word
+            assert await heard.get() == word
+
+    async with (
+        asyncio.timeout(5),
+        site.client.post(site.url("/v1/tts"), data=talk()) as response,
+    ):
+        async for chunk in response.content.iter_any():
+            heard.put_nowait(chunk)
+
+
+async def test_the_head_of_a_request_does_not_wait_for_its_body(sites: Sites) -> None:
+    async def greet(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"go on")
+        await response.write(await request.read())
+        return response
+
+    site = await sites.broker(await sites.upstream(greet))
+    client = await site.raw()
+
+    await client.send(b"POST /v1/tts HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\n")
+    await client.head()
+    assert await client.chunk() == b"go on"
+    await client.send(b"abc")
+
+    assert await client.chunk() == b"abc"
+    assert await client.chunk() == b""
+
+
+async def test_gzip_passes_untouched_both_ways(sites: Sites) -> None:
+    packed = gzip.compress(b"0" * 10 * MIB)
+
+    async def check(request: web.Request) -> web.StreamResponse:
+        assert request.headers["Content-Encoding"] == "gzip"
+        assert request.headers["Accept-Encoding"] == "gzip, x"
+        body = await request.read()
+        return web.Response(body=body, headers={"Content-Encoding": "gzip"})
+
+    site = await sites.broker(await sites.upstream(check))
+
+    async with site.client.post(
+        site.url("/v1/tts"),
+        data=packed,
+        headers={"Content-Encoding": "gzip", "Accept-Encoding": "gzip, x"},
+    ) as response:
+        assert response.headers["Content-Encoding"] == "gzip"
+        assert await response.read() == packed
+
+
+async def test_each_event_arrives_before_the_next_is_sent(sites: Sites) -> None:
+    arrived = [asyncio.Event() for _ in range(5)]
+
+    async def events(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        for number, event in enumerate(arrived):
+            await response.write(f"data: {number}\n\n".encode())
+            await event.wait()
+        return response
+
+    site = await sites.broker(await sites.upstream(events))
+
+    async with asyncio.timeout(5), site.client.get(site.url("/v1/tts")) as response:
+        assert response.headers["Content-Type"] == "text/event-stream"
+        for number, event in enumerate(arrived):
+            assert await response.content.readany() == f"data: {number}\n\n".encode()
+            event.set()
+        assert await response.content.read() == b""
+
+
+async def test_the_head_arrives_before_any_of_the_body(sites: Sites) -> None:
+    seen = asyncio.Event()
+
+    async def slow(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await seen.wait()
+        await response.write(b"late")
+        return response
+
+    site = await sites.broker(await sites.upstream(slow))
+
+    async with asyncio.timeout(5), site.client.get(site.url("/v1/tts")) as response:
+        seen.set()
+        assert await response.read() == b"late"
+
+
+@pytest.mark.parametrize(
+    "status", [200, 201, 202, 207, 226, 299, 400, 404, 418, 429, 500, 503, 599]
+)
+async def test_a_status_and_its_reason_pass_unchanged(sites: Sites, status: int) -> None:
+    async def odd(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, reason="Odd Thing", text="own words")
+
+    site = await sites.broker(await sites.upstream(odd))
+
+    async with site.client.get(site.url("/v1/tts")) as response:
+        assert (response.status, response.reason) == (status, "Odd Thing")
+        assert await response.text() == "own words"
+    assert site.broker.outcomes == {"job-1": "failed" if status >= 500 else "done"}
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_an_answer_that_has_no_body_stays_without(sites: Sites, status: int) -> None:
+    async def empty(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=status, headers={"ETag": '"x"'})
+
+    site = await sites.broker(await sites.upstream(empty))
+
+    for _ in range(2):  # the connection stays usable
+        async with site.client.get(site.url("/v1/tts")) as response:
+            assert response.status == status
+            assert response.headers["ETag"] == '"x"'
+            assert "Transfer-Encoding" not in response.headers
+            assert "Content-Type" not in response.headers
+            assert await response.read() == b""
+
+
+async def test_head_keeps_the_length_of_what_get_would_bring(sites: Sites) -> None:
+    async def answer(request: web.Request) -> web.StreamResponse:
+        assert request.method == "HEAD"
+        return web.Response(body=b"x" * 12345)
+
+    site = await sites.broker(await sites.upstream(answer))
+
+    for _ in range(2):
+        async with site.client.head(site.url("/v1/tts")) as response:
+            assert response.headers["Content-Length"] == "12345"
+            assert await response.read() == b""
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_redirect_is_passed_on_and_never_followed(
+    sites: Sites, status: int, method: str
+) -> None:
+    asked: list[str] = []
+
+    async def elsewhere(request: web.Request) -> web.StreamResponse:
+        asked.append(request.path)
+        return web.Response(status=status, headers={"Location": "/metadata"})
+
+    site = await sites.broker(await sites.upstream(elsewhere))
+
+    async with site.client.request(method, site.url("/v1/tts"), allow_redirects=False) as response:
+        assert response.status == status
+        assert response.headers["Location"] == "/metadata"
+    assert asked == ["/tts"]
+
+
+async def test_duplicate_headers_arrive_in_order_both_ways(sites: Sites) -> None:
+    received: list[tuple[str, str]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        for line in head.split("\r\n")[1:-2]:
+            name, _, value = line.partition(": ")
+            received.append((name, value))
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nX-A: 1\r\nSet-Cookie: a=1\r\nX-A: 2\r\nSet-Cookie: b=2\r\n"
+            b"Server: own/1\r\nDate: never\r\nX-Utf8: \xc3\xa4\r\nContent-Length: 0\r\n\r\n"
+        )
+        await writer.drain()
+
+    site = await sites.broker(await sites.raw_upstream(serve))
+    client = await site.raw()
+
+    await client.send(
+        b"GET /v1/tts HTTP/1.1\r\nHost: localhost\r\nX-B: 1\r\nCookie: a=1\r\nX-B: 2\r\n"
+        b"X-Utf8: \xc3\xa4\r\nX-Empty: \r\n\r\n"
+    )
+    head = await client.head()
+
+    broker_fields = {"X-MGPU-Job", "X-MGPU-Consumer", "Server-Timing"}
+    assert [pair for pair in head.headers if pair[0] not in broker_fields] == [
+        ("X-A", "1"),
+        ("Set-Cookie", "a=1"),
+        ("X-A", "2"),
+        ("Set-Cookie", "b=2"),
+        ("Server", "own/1"),
+        ("Date", "never"),
+        ("X-Utf8", "\u00c3\u00a4"),
+        ("Content-Length", "0"),
+    ]
+    assert received[1:] == [
+        ("X-B", "1"),
+        ("Cookie", "a=1"),
+        ("X-B", "2"),
+        ("X-Utf8", "ä"),
+        ("X-Empty", ""),
+    ]
+    assert received[0][0] == "Host"
+    assert received[0][1] != "localhost"
+
+
+async def test_no_cookie_is_kept_for_the_next_client(sites: Sites) -> None:
+    cookies: list[str | None] = []
+
+    async def setting(request: web.Request) -> web.StreamResponse:
+        cookies.append(request.headers.get("Cookie"))
+        return web.Response(headers={"Set-Cookie": "session=1"})
+
+    site = await sites.broker(await sites.upstream(setting))
+
+    for _ in range(2):
+        async with site.client.get(site.url("/v1/tts")) as response:
+            assert response.headers["Set-Cookie"] == "session=1"
+    assert cookies == [None, None]
+
+
+async def test_a_request_without_a_body_gets_none(sites: Sites) -> None:
+    seen: list[tuple[str | None, str | None]] = []
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        seen.append(
+            (request.headers.get("Content-Length"), request.headers.get("Transfer-Encoding"))
+        )
+        return web.Response()
+
+    site = await sites.broker(await sites.upstream(answer))
+
+    for method in ("GET", "OPTIONS"):
+        async with site.client.request(method, site.url("/v1/tts")) as response:
+            assert response.status == 200
+    assert seen == [(None, None), (None, None)]
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"])
+async def test_every_method_may_have_a_body(sites: Sites, method: str) -> None:
+    site = await sites.broker(await sites.upstream(echo))
+
+    async with site.client.request(method, site.url("/v1/tts"), data=b"body") as response:
+        assert await response.read() == b"body"
+
+
+async def test_a_path_and_query_reach_the_consumer_as_they_were_sent(sites: Sites) -> None:
+    async def target(request: web.Request) -> web.StreamResponse:
+        return web.Response(text=request.raw_path)
+
+    site = await sites.broker(await sites.upstream(target))
+    client = await site.raw()
+
+    await client.send(
+        b"GET /v1/tts/a%20b;v=1/%C3%A4/@x:y?q=%2F..%2f+&&r=//x HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    )
+    head = await client.head()
+
+    assert await client.read(int(head.get("Content-Length") or 0)) == (
+        b"/tts/a%20b;v=1/%C3%A4/@x:y?q=%2F..%2f+&&r=//x"
+    )
+
+
+async def test_an_answer_without_length_is_chunked_or_ends_with_the_connection(
+    sites: Sites,
+) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\n\r\nto the end")
+        await writer.drain()
+
+    site = await sites.broker(await sites.raw_upstream(serve))
+    new, old = await site.raw(), await site.raw()
+
+    await new.send(b"GET /v1/tts HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    await old.send(b"GET /v1/tts HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n")
+
+    head = await new.head()
+    if head.get("Transfer-Encoding") == "chunked":
+        body = b""
+        while chunk := await new.chunk():
+            body += chunk
+    else:
+        body = await new.read(int(head.get("Content-Length") or 0))
+    assert body == b"to the end"
+    await old.head()
+    assert (await old.rest()).startswith(b"to the end")
+
+
+async def test_an_http_1_0_client_gets_a_chunked_answer_without_the_chunks(sites: Sites) -> None:
+    go_on = asyncio.Event()
+
+    async def chunked(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"one ")
+        await go_on.wait()
+        await response.write(b"two")
+        return response
+
+    site = await sites.broker(await sites.upstream(chunked))
+    client = await site.raw()
+
+    await client.send(b"GET /v1/tts HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n")
+    head = await client.head()
+    go_on.set()
+
+    assert head.get("Transfer-Encoding") is None
+    assert await client.rest() == b"one two"
+
+
+async def test_interim_answers_of_the_consumer_are_not_the_answer(sites: Sites) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        await writer.drain()
+
+    site = await sites.broker(await sites.raw_upstream(serve))
+
+    async with site.client.get(site.url("/v1/tts")) as response:
+        assert (response.status, await response.text()) == (200, "ok")
+
+
+async def test_trailers_are_dropped_and_the_body_is_whole(sites: Sites) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: X-Sum\r\n\r\n"
+            b"2\r\nok\r\n0\r\nX-Sum: 1\r\n\r\n"
+        )
+        await writer.drain()
+
+    site = await sites.broker(await sites.raw_upstream(serve))
+
+    async with site.client.get(site.url("/v1/tts")) as response:
+        assert await response.text() == "ok"
+        assert "Trailer" not in response.headers
+
+
+async def test_fields_of_the_consumers_connection_stay_with_it(sites: Sites) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(
+            b"HTTP/1.1 200 OK\r\nConnection: close, X-Inner\r\nKeep-Alive: timeout=5\r\n"
+            b"X-Inner: 1\r\nX-MGPU-Job: forged\r\nContent-Length: 0\r\n\r\n"
+        )
+        await writer.drain()
+
+    site = await sites.broker(await sites.raw_upstream(serve))
+
+    async with site.client.get(site.url("/v1/tts")) as response:
+        assert {"X-Inner", "Keep-Alive", "Connection"}.isdisjoint(response.headers)
+        assert response.headers.getall("X-MGPU-Job") == ["job-1"]
+
+
+async def test_a_consumer_that_cannot_be_reached_is_a_502(sites: Sites, unused_port: int) -> None:
+    site = await sites.broker(f"http://127.0.0.1:{unused_port}")
+
+    async with site.client.post(site.url("/v1/tts"), data=b"x" * 100_000) as response:
+        assert response.status == 502
+        document = await response.json(content_type="application/problem+json")
+        assert document["type"] == "urn:mgpu:consumer-failed"
+        assert "refused" in document["detail"]
+    assert site.broker.outcomes == {"job-1": "failed"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200",
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: x\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX-Control: a\x01b\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+async def test_an_answer_that_is_not_http_is_a_502(sites: Sites, answer: bytes) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        await writer.drain()
+
+    site = await sites.broker(await sites.raw_upstream(serve))
+
+    async with site.client.post(site.url("/v1/tts")) as response:
+        assert response.status == 502
+        document = await response.json(content_type="application/problem+json")
+        assert document["type"] == "urn:mgpu:consumer-failed"
+    assert site.broker.outcomes == {"job-1": "failed"}
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [b"Content-Length: 100\r\n\r\npart", b"Transfer-Encoding: chunked\r\n\r\n4\r\npart\r\n"],
+)
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+async def test_an_answer_that_breaks_off_ends_in_a_visibly_broken_connection(
+    sites: Sites, framing: bytes, version: bytes
+) -> None:
+    break_off = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\n" + framing)
+        await writer.drain()
+        await break_off.wait()
+
+    site = await sites.broker(await sites.raw_upstream(serve))
+    client = await site.raw()
+    with capture_logs() as logs:
+        await client.send(b"GET /v1/tts HTTP/" + version + b"\r\nHost: localhost\r\n\r\n")
+        await client.head()
+        part = (
+            await client.chunk()
+            if b"chunked" in framing and version == b"1.1"
+            else (await client.read(4))
+        )
+        assert part == b"part"
+        break_off.set()
+
+        with pytest.raises(ConnectionResetError):
+            await client.rest()
+        await site.broker.until(lambda broker: broker.outcomes == {"job-1": "failed"})
+
+    assert [line["event"] for line in logs] == ["consumer failed", "answer broken off"]
+    assert not any("exc_info" in line for line in logs)
+
+
+async def test_an_idempotent_request_is_not_repeated_after_its_first_byte(sites: Sites) -> None:
+    asked = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        await reader.readuntil(b"\r\n\r\n")
+        asked += 1
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\npart")
+        await writer.drain()
+
+    site = await sites.broker(await sites.raw_upstream(serve))
+
+    with pytest.raises(aiohttp.ClientError):
+        async with site.client.get(site.url("/v1/tts")) as response:
+            await response.read()
+    assert asked == 1
+
+
+async def test_an_early_answer_to_a_long_upload_arrives(sites: Sites) -> None:
+    async def early(_request: web.Request) -> web.StreamResponse:
+        return web.Response(status=409, text="no need for all that")
+
+    site = await sites.broker(await sites.upstream(early))
+    client = await site.raw()
+
+    await client.send(
+        b"POST /v1/tts HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n"
+        + b"x" * 70_000
+    )
+    head = await client.head()
+
+    assert head.status == 409
+    assert await client.read(int(head.get("Content-Length") or 0)) == b"no need for all that"
+    await site.broker.until(lambda broker: broker.outcomes == {"job-1": "done"})
+
+
+async def test_the_connection_to_a_consumer_is_used_again(sites: Sites) -> None:
+    connections = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal connections
+        connections += 1
+        while await reader.readuntil(b"\r\n\r\n"):
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            await writer.drain()
+
+    async def until_gone(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await serve(reader, writer)
+        except asyncio.IncompleteReadError:
+            return
+
+    site = await sites.broker(await sites.raw_upstream(until_gone))
+
+    for _ in range(3):
+        async with site.client.get(site.url("/v1/tts")) as response:
+            assert await response.text() == "ok"
+    assert connections == 1
+
+
+async def test_the_time_to_the_answers_head_is_told(sites: Sites) -> None:
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        return web.Response()
+
+    site = await sites.broker(await sites.upstream(answer))
+    started = time.perf_counter()
+
+    async with site.client.get(site.url("/v1/tts")) as response:
+        took_ms = (time.perf_counter() - started) * 1e3
+        timing = response.headers["Server-Timing"]
+        parts = [part.partition(";dur=") for part in timing.split(", ")]
+
+    durations = {name: float(value) for name, _, value in parts}
+    assert list(durations) == ["queue", "evict", "load", "upstream"]
+    assert (durations["queue"], durations["evict"], durations["load"]) == (250.0, 500.0, 1000.0)
+    assert 0 < durations["upstream"] < took_ms

@@ -1,0 +1,90 @@
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from mgpu.cli.app import app
+
+EXAMPLE = Path(__file__).parents[2] / "broker.yaml"
+
+
+def mgpu(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "broker.yaml"
+
+
+def test_the_example_passes_and_is_summed_up() -> None:
+    result = mgpu("check", "-c", str(EXAMPLE))
+
+    assert result.exit_code == 0
+    lines = [" ".join(line.split()) for line in result.stdout.splitlines()]
+    assert lines == [
+        f"{EXAMPLE} is valid: 4 consumers, 4 routes, listening on 127.0.0.1:7070",
+        "consumer footprint loaded by unloaded by",
+        "comfyui 9000 MiB its first job POST /free",
+        "tts 2400 MiB POST /load POST /unload",
+        "whisper 3200 MiB unit whisper.service unit whisper.service",
+        "ollama not given itself itself",
+        "route goes to",
+        "/v1/image comfyui /prompt",
+        "/v1/tts tts /tts",
+        "/v1/transcribe whisper /inference",
+        "/v1/generate ollama /api/generate",
+        f"Next: mgpu serve -c {EXAMPLE}",
+    ]
+
+
+def test_a_second_way_to_unload_is_shown(file: Path) -> None:
+    file.write_text(
+        "consumers: {tts: {url: 'http://127.0.0.1:1', unload: {path: /u}, systemd_unit: tts}}"
+    )
+
+    result = mgpu("check")
+
+    assert "unit tts" in result.stdout
+    assert "POST /u, else unit tts" in result.stdout
+
+
+def test_every_problem_is_one_line_with_file_line_and_key(file: Path) -> None:
+    file.write_text("server:\n  listn: x\ngpu:\n  devices: [0, 0]\n  lock: '[red]'\n")
+
+    result = mgpu("check")
+
+    assert result.exit_code == 2
+    assert result.stdout.splitlines() == [
+        "broker.yaml:2: server.listn: unknown key; did you mean listen?",
+        "broker.yaml:4: gpu.devices: names GPU 0 2 times",
+        "broker.yaml:5: gpu.lock: must be exclusive or shared, not '[red]'",
+    ]
+
+
+def test_without_a_file_the_default_one_is_missed(file: Path) -> None:
+    result = mgpu("check")
+
+    assert result.exit_code == 2
+    assert result.stdout == "broker.yaml: cannot be read: No such file or directory\n"
+
+
+def test_a_configuration_without_consumers_is_valid_and_told_what_is_next(file: Path) -> None:
+    file.write_text("")
+
+    result = mgpu("check", "--config", str(file))
+
+    assert result.exit_code == 0
+    assert "0 consumers, 0 routes" in result.stdout
+    assert "Next: add a service" in result.stdout
+
+
+def test_serve_refuses_a_configuration_that_is_not_valid(file: Path) -> None:
+    file.write_text("server: {listen: '0.0.0.0:7070'}")
+
+    result = mgpu("serve")
+
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert result.stderr.startswith("mgpu: broker.yaml:1: server.listen: 0.0.0.0:7070 may be")

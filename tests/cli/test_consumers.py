@@ -1,0 +1,62 @@
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+Mgpu = Callable[..., Awaitable[Any]]
+Answer = Callable[[web.Request], Awaitable[web.Response]]
+StartBroker = Callable[[Answer], Awaitable[TestServer]]
+
+
+@pytest.mark.parametrize(
+    ("verb", "line"),
+    [
+        ("load", "tts is resident. To free its VRAM again: mgpu unload tts\n"),
+        (
+            "unload",
+            "tts is absent. Its next job loads it again; mgpu status shows the free VRAM\n",
+        ),
+    ],
+)
+@pytest.mark.parametrize("body", ["", "{}"])
+async def test_what_happened_and_what_is_next_is_one_line(
+    mgpu: Mgpu, start_broker: StartBroker, verb: str, line: str, body: str
+) -> None:
+    asked: list[tuple[str, str]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append((request.method, request.raw_path))
+        return web.Response(text=body)
+
+    server = await start_broker(answer)
+    result = await mgpu(verb, "tts", "--url", str(server.make_url("")))
+
+    assert result.exit_code == 0
+    assert result.stdout == line
+    assert result.stderr == ""
+    assert asked == [("POST", f"/api/consumers/tts/{verb}")]
+
+
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("a/b", "a%2Fb"), ("..", ".."), ("a b?c#d", "a%20b%3Fc%23d"), ("%2e", "%252e")],
+)
+async def test_a_name_stays_one_segment_of_the_path(
+    mgpu: Mgpu, start_broker: StartBroker, name: str, path: str
+) -> None:
+    asked: list[str] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        asked.append(request.raw_path)
+        return web.json_response({})
+
+    server = await start_broker(answer)
+    await mgpu("load", name, "--url", str(server.make_url("")))
+
+    assert asked == [f"/api/consumers/{path}/load"]
+
+
+async def test_a_name_is_required(mgpu: Mgpu) -> None:
+    assert (await mgpu("load")).exit_code == 2

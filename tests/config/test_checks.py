@@ -1,0 +1,185 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mgpu.config.model import Config
+
+Problems = Callable[[str], list[str]]
+Load = Callable[[str], Config]
+
+
+def _tts(keys: str) -> str:
+    return f'consumers: {{tts: {{url: "http://127.0.0.1:8001", {keys}}}}}'
+
+
+@pytest.mark.parametrize(
+    "listen", ["0.0.0.0:7070", "'[::]:7070'", "10.0.0.1:7070", "gpu-box:7070", "nowhere.invalid:1"]
+)
+def test_listening_off_loopback_without_keys_is_refused(problems: Problems, listen: str) -> None:
+    (problem,) = problems(f"server: {{listen: {listen}}}")
+
+    assert problem.startswith("1: server.listen: ")
+    assert "may be reached from other machines: set server.api_keys" in problem
+
+
+def test_listening_off_loopback_with_keys_is_fine(loaded: Load, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.touch(0o600)
+    keys.write_text("a-key\n")
+
+    for given in ("api_keys: [a-key]", "api_keys_file: keys"):
+        config = loaded(f"server: {{listen: '0.0.0.0:7070', {given}}}")
+        assert config.server.listen == "0.0.0.0:7070"
+
+
+def test_a_keys_file_that_cannot_be_used_is_refused(problems: Problems) -> None:
+    assert problems("server: {listen: '0.0.0.0:7070', api_keys_file: absent}") == [
+        "1: server.api_keys_file: cannot be read: No such file or directory"
+    ]
+
+
+@pytest.mark.parametrize("key", ["''", "' '", "'a key'", "clé"])
+def test_a_key_that_no_client_can_send_is_refused(problems: Problems, key: str) -> None:
+    assert problems(f"server: {{api_keys: [fine, {key}]}}") == [
+        "1: server.api_keys[1]: a key is printable ASCII without blanks"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (_tts("gpus: []"), "consumers.tts.gpus: must name at least one GPU"),
+        (_tts("gpus: [1, 0, 1]"), "consumers.tts.gpus: names GPU 1 2 times"),
+        ("gpu: {devices: []}", "gpu.devices: must name at least one GPU"),
+        ("gpu: {devices: [GPU-a, GPU-a]}", "gpu.devices: names GPU GPU-a 2 times"),
+        ("gpu: {devices: [-1]}", "gpu.devices[0]: must be at least 0"),
+        (
+            f"{_tts('gpus: [0, 1]')}\ngpu: {{devices: [0]}}",
+            "consumers.tts.gpus[1]: GPU 1 is not in gpu.devices",
+        ),
+        (
+            _tts("footprint_mib: 10, residual_mib: 11"),
+            "consumers.tts.residual_mib: 11 is more than footprint_mib, 10",
+        ),
+        (_tts("load: {path: /, ok: []}"), "consumers.tts.load.ok: must name at least one status"),
+        (
+            _tts("health: {path: /, ok: []}"),
+            "consumers.tts.health.ok: must name at least one status",
+        ),
+        (
+            _tts('unload: {path: /, headers: {"X Y": a}}'),
+            "consumers.tts.unload.headers.X Y: cannot be sent as a header",
+        ),
+        (
+            _tts('load: {path: /, headers: {X: "a\\r\\nb"}}'),
+            "consumers.tts.load.headers.X: cannot be sent as a header",
+        ),
+        (
+            _tts("not_activity: [GET /queue, /queue]"),
+            "consumers.tts.not_activity[1]: must be METHOD /PATH, such as GET /queue",
+        ),
+        (
+            _tts("not_activity: [get /queue]"),
+            "consumers.tts.not_activity[0]: must be METHOD /PATH, such as GET /queue",
+        ),
+        (
+            'consumers: {a: {url: "http://127.0.0.1:7070"}}',
+            "consumers.a.url: is the broker's own address",
+        ),
+        (
+            "models: {voice: nobody}",
+            "models.voice: no consumer is called 'nobody'; there are no consumers",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused(problems: Problems, text: str, problem: str) -> None:
+    assert problems(text) == [f"1: {problem}"]
+
+
+@pytest.mark.parametrize("name", ["''", "a/b", "-a", ".", "..", "a b", "é", "x" * 65])
+def test_a_name_that_does_not_fit_into_a_path_is_refused(problems: Problems, name: str) -> None:
+    (problem,) = problems(f'consumers: {{{name}: {{url: "http://127.0.0.1:1"}}}}')
+
+    assert "a name is letters, digits, '.', '_' and '-', 64 at most" in problem
+
+
+@pytest.mark.parametrize("unit", ["a b", "-H", "a/b.service", "''", "é.service", "x" * 256, "a;b"])
+def test_a_malformed_unit_is_refused(problems: Problems, unit: str) -> None:
+    (problem,) = problems(_tts(f"systemd_unit: {unit}"))
+
+    assert problem.endswith("is not the name of a systemd unit")
+
+
+@pytest.mark.parametrize("unit", ["tts@.service", "tts@"])
+def test_a_unit_that_is_only_a_template_is_refused(problems: Problems, unit: str) -> None:
+    (problem,) = problems(_tts(f"systemd_unit: '{unit}'"))
+
+    assert "is a template: name an instance" in problem
+
+
+@pytest.mark.parametrize("unit", ["tts.service", "tts@1.service", "tts", r"a\x2db.service"])
+def test_a_unit_is_taken_as_systemctl_takes_it(loaded: Load, unit: str) -> None:
+    assert loaded(_tts(f"systemd_unit: '{unit}'")).consumers["tts"].systemd_unit == unit
+
+
+@pytest.mark.parametrize(
+    ("path", "own"),
+    [
+        ("/api", "/api"),
+        ("/api/status", "/api"),
+        ("/consumers/tts", "/consumers"),
+        ("/healthz", "/healthz"),
+        ("/readyz/", "/readyz"),
+        ("/metrics", "/metrics"),
+        ("/openapi.json", "/openapi.json"),
+    ],
+)
+def test_a_route_must_not_hide_the_broker_s_own(problems: Problems, path: str, own: str) -> None:
+    text = f"{_tts('')}\nroutes: {{{path}: {{consumer: tts, path: /}}}}"
+
+    assert problems(text) == [f"2: routes.{path}: {own} is the broker's own"]
+
+
+def test_the_root_is_the_broker_s_own_page(problems: Problems) -> None:
+    text = f"{_tts('')}\nroutes: {{/: {{consumer: tts, path: /}}}}"
+
+    assert problems(text) == ["2: routes./: is the broker's own page"]
+
+
+@pytest.mark.parametrize("path", ["/a//b", "/a/../b", "/./a", "//a"])
+def test_a_route_that_is_never_asked_for_is_refused(problems: Problems, path: str) -> None:
+    text = f"{_tts('')}\nroutes: {{{path}: {{consumer: tts, path: /}}}}"
+
+    assert problems(text) == [f"2: routes.{path}: must have no empty, '.' or '..' segment"]
+
+
+@pytest.mark.parametrize("path", ["'/a?b=c'", "'/a#b'", "/a%2fb", "'/a b'", "/é"])
+def test_a_route_is_a_plain_path(problems: Problems, path: str) -> None:
+    (problem,) = problems(f"{_tts('')}\nroutes: {{{path}: {{consumer: tts, path: /}}}}")
+
+    assert problem.endswith("must be a plain path: no query, fragment, blank or escape")
+
+
+def test_a_slash_at_the_end_makes_no_other_route(problems: Problems) -> None:
+    to = "{consumer: tts, path: /}"
+
+    assert problems(f"{_tts('')}\nroutes: {{/a: {to}, /a/: {to}}}") == [
+        "2: routes./a/: is the same route as /a"
+    ]
+
+
+def test_names_that_only_begin_alike_are_free(loaded: Load) -> None:
+    text = f"{_tts('')}\nroutes: {{/apify: {{consumer: tts, path: /}}}}"
+
+    assert list(loaded(text).routes) == ["/apify"]
+
+
+def test_everybody_may_be_coexisted_with_and_urls_may_be_shared(loaded: Load) -> None:
+    config = loaded("""
+        consumers:
+          a: {url: "http://127.0.0.1:1", can_coexist_with: ["*"]}
+          b: {url: "http://127.0.0.1:1", can_coexist_with: [a]}
+        """)
+
+    assert config.consumers["a"].can_coexist_with == ("*",)

@@ -1,0 +1,81 @@
+from collections.abc import Callable
+
+import pytest
+
+from mgpu.config import future
+from mgpu.config.model import Config
+from mgpu.config.schema import keys_at
+
+Problems = Callable[[str], list[str]]
+Load = Callable[[str], Config]
+
+TTS = """
+    consumers:
+      tts:
+        url: http://127.0.0.1:8001
+"""
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("preset", "comfyui"),
+        ("idle_unload_s", "60"),
+        ("idle_unload_s", "0"),
+        ("busy_timeout_s", "60"),
+        ("container", "tts"),
+        ("command", "[tts, --serve]"),
+        ("listen", "127.0.0.1:9001"),
+    ],
+)
+def test_a_key_of_a_consumer_that_is_not_there_yet_is_told_so(
+    problems: Problems, key: str, value: str
+) -> None:
+    assert problems(f"{TTS}        {key}: {value}\n") == [
+        f"5: consumers.tts.{key}: is not supported by this version yet"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("scheduler: {prefetch: true}", "scheduler.prefetch: is"),
+        ("scheduler: {max_parallel_loads: 2}", "scheduler.max_parallel_loads: is"),
+        ("scheduler: {restore_when_idle: true}", "scheduler.restore_when_idle: is"),
+        ("scheduler: {order: planned}", "scheduler.order: planned is"),
+        ("scheduler: {victims: reload-cost}", "scheduler.victims: reload-cost is"),
+    ],
+)
+def test_a_way_of_scheduling_that_is_not_there_yet_is_told_so(
+    problems: Problems, text: str, problem: str
+) -> None:
+    assert problems(text) == [f"1: {problem} not supported by this version yet"]
+
+
+def test_a_footprint_to_be_measured_is_told_so(problems: Problems) -> None:
+    assert problems(f"{TTS}        footprint_mib: auto\n") == [
+        "5: consumers.tts.footprint_mib: auto is not supported by this version yet"
+    ]
+
+
+def test_off_is_what_this_version_does_and_is_accepted(loaded: Load) -> None:
+    config = loaded(f"""{TTS}
+        preset: null
+        idle_unload_s: ~
+        busy_timeout_s:
+        container: null
+        command: null
+        listen: null
+    scheduler: {{prefetch: false, max_parallel_loads: 1, restore_when_idle: off}}
+    """)
+
+    assert config == loaded(TTS)
+
+
+def test_the_tables_name_no_key_that_the_model_has_and_no_value_of_one_it_has_not() -> None:
+    def is_known(pattern: str) -> bool:
+        *section, key = pattern.replace("*", "any").split(".")
+        return key in keys_at(tuple(section))
+
+    assert not any(map(is_known, future.KEYS))
+    assert all(map(is_known, future.VALUES))

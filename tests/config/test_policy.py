@@ -1,0 +1,151 @@
+from typing import Any
+
+import pytest
+
+from mgpu.config.model import Config
+from mgpu.config.policy import policy
+from mgpu.core.model import (
+    ConsumerPolicy,
+    ConsumerState,
+    LockMode,
+    NothingToEvict,
+    Order,
+    Policy,
+)
+
+LOAD = {"load": {"path": "/load"}}
+UNLOAD = {"unload": {"path": "/unload"}}
+UNIT = {"systemd_unit": "tts.service"}
+PROBE = {"resident": {"path": "/status", "when": "loaded"}}
+MANAGED = {"vram_managed": True}
+
+
+def _consumer(**keys: Any) -> ConsumerPolicy:
+    config = Config.model_validate({"consumers": {"tts": {"url": "http://h:1", **keys}}})
+    return policy(config).consumers["tts"]
+
+
+def test_defaults_are_those_of_the_core() -> None:
+    assert policy(Config()) == Policy(consumers={})
+
+
+def test_every_rule_is_handed_on() -> None:
+    config = Config.model_validate(
+        {
+            "gpu": {"cushion_mib": 1, "lock": "shared", "settle_timeout_s": 2},
+            "scheduler": {
+                "order": "arrival",
+                "max_queue": 3,
+                "max_wait_s": 4,
+                "max_overtake_s": 5,
+                "min_resident_s": 6,
+                "max_resident": 7,
+                "when_nothing_to_evict": "attempt",
+            },
+        }
+    )
+
+    assert policy(config) == Policy(
+        consumers={},
+        cushion_mib=1,
+        lock=LockMode.SHARED,
+        settle_timeout_s=2,
+        order=Order.ARRIVAL,
+        max_queue=3,
+        max_wait_s=4,
+        max_overtake_s=5,
+        min_resident_s=6,
+        max_resident=7,
+        when_nothing_to_evict=NothingToEvict.ATTEMPT,
+    )
+
+
+def test_everything_of_a_consumer_is_handed_on() -> None:
+    consumer = _consumer(
+        gpus=[1, 0],
+        footprint_mib=2400,
+        residual_mib=300,
+        can_coexist_with=["stt", "*"],
+        concurrency=2,
+        max_queue=3,
+        priority=4,
+        pinned=True,
+        initially="absent",
+        job_timeout_s=5,
+        **LOAD,
+        **UNLOAD,
+        **UNIT,
+    )
+
+    assert consumer == ConsumerPolicy(
+        name="tts",
+        gpus=(1, 0),
+        footprint_mib=2400,
+        residual_mib=300,
+        can_coexist_with=frozenset({"stt", "*"}),
+        concurrency=2,
+        max_queue=3,
+        priority=4,
+        pinned=True,
+        initially=ConsumerState.ABSENT,
+        job_timeout_s=5,
+        can_load=True,
+        can_unload=True,
+        can_escalate=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("keys", "load_unload_escalate"),
+    [
+        ({}, (False, False, False)),
+        (LOAD, (True, False, False)),
+        (UNLOAD, (False, True, False)),
+        (LOAD | UNLOAD, (True, True, False)),
+        (UNIT, (True, True, False)),
+        (LOAD | UNIT, (True, True, False)),
+        (UNLOAD | UNIT, (True, True, True)),
+        (MANAGED | LOAD | UNLOAD | UNIT, (False, False, False)),
+    ],
+)
+def test_a_way_exists_by_endpoint_or_unit_and_escalation_by_both(
+    keys: dict[str, Any], load_unload_escalate: tuple[bool, bool, bool]
+) -> None:
+    consumer = _consumer(**keys)
+
+    assert (
+        consumer.can_load,
+        consumer.can_unload,
+        consumer.can_escalate,
+    ) == load_unload_escalate
+
+
+@pytest.mark.parametrize(
+    ("keys", "state"),
+    [
+        (PROBE | LOAD | UNLOAD, ConsumerState.UNKNOWN),
+        (PROBE | MANAGED, ConsumerState.UNKNOWN),
+        (MANAGED, ConsumerState.RESIDENT),
+        (MANAGED | UNLOAD, ConsumerState.RESIDENT),
+        (UNLOAD, ConsumerState.ABSENT),
+        (LOAD | UNLOAD, ConsumerState.RESIDENT),
+        (UNLOAD | UNIT, ConsumerState.RESIDENT),
+        (UNIT, ConsumerState.UNKNOWN),
+        (LOAD | UNIT, ConsumerState.UNKNOWN),
+        (LOAD, ConsumerState.RESIDENT),
+        ({}, ConsumerState.RESIDENT),
+        (PROBE | {"initially": "resident"}, ConsumerState.RESIDENT),
+        (LOAD | UNLOAD | {"initially": "absent"}, ConsumerState.ABSENT),
+    ],
+)
+def test_the_first_guess_follows_the_ways_of_control(
+    keys: dict[str, Any], state: ConsumerState
+) -> None:
+    assert _consumer(**keys).initially is state
+
+
+def test_consumers_keep_the_order_of_the_file() -> None:
+    keys = {"url": "http://h:1"}
+    config = Config.model_validate({"consumers": {"z": keys, "a": keys}})
+
+    assert list(policy(config).consumers) == ["z", "a"]

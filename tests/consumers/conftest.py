@@ -1,0 +1,15 @@
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from mgpu.consumers import control_session
+from tests.support.systemd import systemd
+
+__all__ = ["systemd"]
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with control_session() as made:
+        yield made

@@ -1,0 +1,231 @@
+"""Asking a consumer how it is: every answer, and no answer, has its report."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
+
+from mgpu.config.model import ConsumerConfig
+from mgpu.consumers import probe as probing
+from mgpu.consumers.probe import probe, wait_until
+from mgpu.errors import LoadFailed
+from mgpu.ports import ProbeReport
+from tests.support.servers import BadServer, free_port, serving
+
+Serve = Callable[[web.Application], Awaitable[TestServer]]
+HEALTH = {"path": "/health"}
+RESIDENT = {"path": "/status", "when": "loaded"}
+
+
+def answering(status: int = 200, text: str = "", **headers: str) -> web.Application:
+    """The same answer on both routes; anywhere else is a failure of the test."""
+
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text, headers=headers)
+
+    made = web.Application()
+    made.router.add_get("/health", answer)
+    made.router.add_get("/status", answer)
+    return made
+
+
+async def ask(session: aiohttp.ClientSession, url: object, **config: Any) -> ProbeReport:
+    return await probe(ConsumerConfig(url=str(url), **config), session)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "health", "healthy"),
+    [
+        (200, "", HEALTH, True),
+        (204, "", HEALTH, False),
+        (204, "", {**HEALTH, "ok": [204]}, True),
+        (503, "", HEALTH, False),
+        (200, '{"status": "ok"}', {**HEALTH, "when": "status == 'ok'"}, True),
+        (200, '{"status": "loading"}', {**HEALTH, "when": "status == 'ok'"}, False),
+        (503, '{"status": "ok"}', {**HEALTH, "when": "status == 'ok'"}, False),
+        (200, "<html>", {**HEALTH, "when": "status"}, False),
+    ],
+)
+async def test_healthy_takes_an_ok_status_and_the_condition(
+    session: aiohttp.ClientSession,
+    aiohttp_server: Serve,
+    *,
+    status: int,
+    text: str,
+    health: dict[str, Any],
+    healthy: bool,
+) -> None:
+    server = await aiohttp_server(answering(status, text))
+    report = await ask(session, server.make_url(""), health=health)
+    assert report.reachable
+    assert report.healthy is healthy
+    assert report.resident is None
+    assert bool(report.detail) is not healthy
+
+
+@pytest.mark.parametrize(
+    ("text", "when", "resident"),
+    [
+        ('{"loaded": true}', "loaded", True),
+        ('{"loaded": false}', "loaded", False),
+        ('{"loaded": null}', "loaded", False),
+        ("{}", "loaded", False),
+        ('{"models": []}', "models", False),
+        ('{"models": [{"name": "m", "size_vram": 5}]}', "models[?name=='m'].size_vram", True),
+        ('{"size_vram": 0}', "size_vram", False),
+        ('{"models": null}', "length(models) > `0`", None),
+        ("not json", "loaded", None),
+        ("[" * 100_000, "loaded", None),
+    ],
+)
+async def test_resident_is_the_conditions_truth_and_none_where_it_cannot_be_told(
+    session: aiohttp.ClientSession,
+    aiohttp_server: Serve,
+    text: str,
+    when: str,
+    resident: bool | None,
+) -> None:
+    server = await aiohttp_server(answering(200, text))
+    report = await ask(session, server.make_url(""), resident={"path": "/status", "when": when})
+    assert (report.reachable, report.healthy, report.resident) == (True, True, resident)
+    assert bool(report.detail) is (resident is None)
+
+
+async def test_an_error_on_the_resident_route_says_nothing_about_residency(
+    session: aiohttp.ClientSession, aiohttp_server: Serve
+) -> None:
+    server = await aiohttp_server(answering(500, '{"loaded": true}'))
+    report = await ask(session, server.make_url(""), resident=RESIDENT)
+    assert (report.reachable, report.healthy, report.resident) == (True, False, None)
+    assert report.detail == 'GET /status: answered 500 {"loaded": true}'
+
+
+async def test_health_and_residency_are_asked_together(
+    session: aiohttp.ClientSession, aiohttp_server: Serve
+) -> None:
+    server = await aiohttp_server(answering(200, '{"loaded": true, "ok": false}'))
+    report = await ask(
+        session, server.make_url(""), health={**HEALTH, "when": "ok"}, resident=RESIDENT
+    )
+    assert (report.reachable, report.healthy, report.resident) == (True, False, True)
+    assert report.detail.startswith("GET /health: answered 200")
+
+
+async def test_a_redirect_is_an_answer_and_is_not_followed(
+    session: aiohttp.ClientSession, aiohttp_server: Serve
+) -> None:
+    trap = await aiohttp_server(answering(200))
+    server = await aiohttp_server(answering(302, Location=str(trap.make_url("/health"))))
+    report = await ask(session, server.make_url(""), health=HEALTH)
+    assert (report.reachable, report.healthy) == (True, False)
+    assert "answered 302" in report.detail
+
+
+async def test_a_huge_answer_is_not_read_to_its_end(
+    session: aiohttp.ClientSession, aiohttp_server: Serve
+) -> None:
+    text = '{"loaded": true, "more": "' + "x" * probing.MAX_BODY_BYTES + '"}'
+    server = await aiohttp_server(answering(200, text))
+    report = await ask(session, server.make_url(""), resident=RESIDENT)
+    assert report.resident is None
+    assert report.detail == "GET /status: the answer is longer than 1048576 bytes"
+
+
+@pytest.mark.parametrize("config", [{}, {"health": HEALTH}, {"resident": RESIDENT}])
+async def test_nothing_listening_is_unreachable(
+    session: aiohttp.ClientSession, config: dict[str, Any]
+) -> None:
+    report = await ask(session, f"http://127.0.0.1:{free_port()}", **config)
+    assert (report.reachable, report.healthy, report.resident) == (False, False, None)
+    assert report.detail == "connection refused: nothing listens there"
+
+
+async def test_without_routes_an_accepted_connection_is_all_that_is_asked(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with serving(BadServer()) as server:
+        report = await ask(session, server.url)
+        assert report == ProbeReport(reachable=True, healthy=True)
+        async with asyncio.timeout(5):
+            await server.left.wait()
+        assert server.requests == 0
+
+
+@pytest.mark.parametrize(
+    ("prefix", "drip"),
+    [(b"", b""), (b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n", b"x")],
+    ids=["hanging", "dripping"],
+)
+async def test_a_service_that_does_not_answer_in_time_is_reachable_but_not_healthy(
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    prefix: bytes,
+    drip: bytes,
+) -> None:
+    monkeypatch.setattr(probing, "PROBE_TIMEOUT_S", 0.2)
+    async with serving(BadServer(prefix, drip)) as server:
+        began = time.monotonic()
+        report = await ask(session, server.url, health=HEALTH, resident=RESIDENT)
+        assert time.monotonic() - began < 0.5
+        async with asyncio.timeout(5):
+            await server.left.wait()
+    assert report == ProbeReport(reachable=True, healthy=False, detail="no answer within 0.2 s")
+
+
+async def test_a_broken_connection_is_reachable_but_not_healthy(
+    session: aiohttp.ClientSession,
+) -> None:
+    async with serving(BadServer(hang_up=True)) as server:
+        report = await ask(session, server.url, health=HEALTH)
+    assert (report.reachable, report.healthy) == (True, False)
+    assert report.detail == "it closed the connection without an answer"
+
+
+async def test_what_health_has_said_stands_when_the_resident_route_hangs(
+    session: aiohttp.ClientSession, aiohttp_server: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probing, "PROBE_TIMEOUT_S", 0.2)
+    forever = asyncio.Event()
+
+    async def health(_: web.Request) -> web.Response:
+        return web.Response()
+
+    async def status(_: web.Request) -> web.Response:
+        await forever.wait()
+        return web.Response()
+
+    made = web.Application()
+    made.router.add_get("/health", health)
+    made.router.add_get("/status", status)
+    server = await aiohttp_server(made)
+    report = await ask(session, server.make_url(""), health=HEALTH, resident=RESIDENT)
+    forever.set()
+    assert (report.reachable, report.healthy, report.resident) == (True, True, None)
+
+
+async def test_waiting_names_what_was_heard_last_when_it_gives_up() -> None:
+    async def asleep() -> ProbeReport:
+        return ProbeReport(reachable=True, healthy=False, detail="GET /health: answered 503")
+
+    deadline = asyncio.get_running_loop().time() + 0.1
+    with pytest.raises(LoadFailed) as caught:
+        await wait_until(
+            lambda report: report.healthy, asleep, deadline=deadline, what="it was not healthy"
+        )
+    assert caught.value.detail == "it was not healthy after 0.1 s: GET /health: answered 503"
+
+
+async def test_waiting_ends_at_once_when_asking_is_hopeless() -> None:
+    async def dead() -> ProbeReport:
+        raise LoadFailed("it crashed")
+
+    deadline = asyncio.get_running_loop().time() + 60
+    with pytest.raises(LoadFailed, match="it crashed"):
+        await wait_until(lambda report: report.healthy, dead, deadline=deadline, what="x")

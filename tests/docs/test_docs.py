@@ -1,0 +1,172 @@
+"""What the documents say is compared with what the program has, in both directions."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from mgpu.config.model import Config, ConsumerConfig
+from mgpu.core.model import ConsumerState
+from mgpu.core.views import ConsumerView, GpuView, Snapshot
+from mgpu.telemetry.metrics import Metrics
+
+ROOT = Path(__file__).parents[2]
+DOCUMENTS = sorted(
+    [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
+)
+
+MAPPING_KEYS = {"consumers": "NAME", "routes": "PATH", "models": "MODEL"}
+
+
+def table_rows(document: Path) -> Iterator[list[str]]:
+    """The cells of each row whose first cell is code."""
+    for line in document.read_text().splitlines():
+        if line.startswith("| `"):
+            yield [cell.strip() for cell in line.strip("| ").split(" | ")]
+
+
+def code(cell: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", cell)
+
+
+# Configuration
+
+
+def models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in models_in(inner)]
+
+
+def default_of(info: FieldInfo) -> str:
+    if info.is_required():
+        return "required"
+    default = info.get_default(call_default_factory=True, validated_data={})
+    plain = default.value if isinstance(default, Enum) else default
+    return json.dumps(plain)
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every key under its whole name, with its default."""
+    for name, info in model.model_fields.items():
+        key = prefix + name
+        is_mapping = get_origin(info.annotation) is dict and name in MAPPING_KEYS and not prefix
+        inner_models = models_in(info.annotation)
+        if is_mapping:
+            key += f".{MAPPING_KEYS[name]}"
+        for inner in inner_models:
+            yield from keys_of(inner, f"{key}.")
+        if is_mapping and not inner_models:
+            yield key, "required"
+        elif not is_mapping and not (inner_models and get_args(info.annotation) == ()):
+            yield key, default_of(info)
+
+
+def test_every_config_key_is_documented_with_its_default() -> None:
+    rows = table_rows(ROOT / "docs" / "configuration.md")
+    documented = {code(cells[0])[0]: cells[1].strip("`") for cells in rows if len(cells) == 3}
+    assert documented == dict(keys_of(Config))
+
+
+def test_the_examples_of_the_configuration_are_valid() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    examples = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    assert examples
+    for example in examples:
+        Config.model_validate(yaml.safe_load(example))
+
+
+# Metrics
+
+
+def exposed_metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
+    gpu = GpuView(
+        index=0,
+        uuid="",
+        name="",
+        healthy=True,
+        error=None,
+        total_mib=1,
+        free_mib=1,
+        reserved_mib=0,
+        foreign_mib=0,
+        lock_consumer=None,
+        lock_jobs=(),
+    )
+    consumers = {
+        name: ConsumerView(
+            name=name,
+            state=ConsumerState.ABSENT,
+            healthy=True,
+            footprint_mib=1,
+            measured_mib=1,
+            gpus=(),
+            running=0,
+            queued=0,
+            last_used_s=None,
+            pinned=False,
+        )
+        for name in ("a", "b")
+    }
+    snapshot = Snapshot(
+        gpus=(gpu,), consumers=consumers, queue=(), queued=0, draining=False, evictions=0, loads=0
+    )
+    registry = CollectorRegistry()
+    config = {name: ConsumerConfig(url="http://127.0.0.1:1") for name in consumers}
+    Metrics(registry, config).watch(lambda: snapshot)
+    exposed = {}
+    for family in registry.collect():
+        name = f"{family.name}_total" if family.type == "counter" else family.name
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        exposed[name] = (family.type, tuple(sorted(labels)))
+    return exposed
+
+
+def test_every_metric_is_documented_with_its_type_and_labels() -> None:
+    documented = {
+        code(cells[0])[0]: (cells[1], tuple(sorted(code(cells[2]))))
+        for cells in table_rows(ROOT / "docs" / "metrics.md")
+    }
+    assert documented == exposed_metrics()
+
+
+# All documents
+
+
+def test_the_readme_begins_with_the_command_that_shows_the_program_at_work() -> None:
+    fence = re.search(
+        r"^```[a-z]*\n(.*?)^```", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL
+    )
+    assert fence is not None
+    assert fence.group(1).startswith("scripts/demo")
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_to_files_and_headings_lead_somewhere(document: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
+    targets = re.findall(r"\]\(([^)\s]+)\)", text)
+    dead = [target for target in targets if not leads_somewhere(document, target)]
+    assert dead == []
+
+
+def leads_somewhere(document: Path, target: str) -> bool:
+    if re.match(r"[a-z]+:", target):
+        return True
+    path, _, heading = target.partition("#")
+    file = (document.parent / path) if path else document
+    return file.exists() and (not heading or heading in anchors_of(file))
+
+
+def anchors_of(document: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -1,0 +1,3 @@
+from tests.support.nvml import nvml, nvml_library
+
+__all__ = ["nvml", "nvml_library"]

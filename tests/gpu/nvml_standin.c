@@ -1,0 +1,255 @@
+/* A stand-in for libnvidia-ml.so.1, so that the real binding and the real reader run without a GPU.
+
+   What it answers is read at every call from the directory named by NVML_STANDIN_DIR, written by
+   tests/support/nvml.py:
+
+     state          one fact per line, replaced as a whole:
+                      driver VERSION                  of the kernel driver; ours is STANDIN_VERSION
+                      gpu INDEX TOTAL_MIB USED_MIB LOST UUID NAME...
+                      fault FUNCTION GPU CODE DELAY_MS HANG     FUNCTION * and GPU -1 mean any
+     held/INDEX/    what processes hold on a GPU, as mgpu.gpu.simulated.HeldMemory writes it: the
+                    length of each locked file is so many MiB
+
+   As with the real library, a session lasts from nvmlInitWithFlags to nvmlShutdown: outside it
+   nothing but nvmlErrorString works, and handles are good and a GPU seen lost is lost inside it.
+
+   -DWITHOUT_OPTIONAL leaves out the functions that a reader must do without on old drivers. */
+
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifndef STANDIN_VERSION
+#define STANDIN_VERSION "550.54.14"
+#endif
+#define MAX_GPUS 16
+#define MAX_FAULTS 32
+#define SESSIONS 64
+#define MIB (1ULL << 20)
+
+enum {
+  OK = 0,
+  UNINITIALIZED = 1,
+  INVALID_ARGUMENT = 2,
+  INSUFFICIENT_SIZE = 7,
+  DRIVER_NOT_LOADED = 9,
+  GPU_IS_LOST = 15,
+  VERSION_MISMATCH = 18,
+};
+
+typedef struct {
+  unsigned long long total, free, used;
+} memory_t;
+
+typedef struct {
+  unsigned long long total_mib, used_mib;
+  int lost;
+  char uuid[96], name[96];
+} gpu_t;
+
+typedef struct {
+  char function[64];
+  int gpu, code, delay_ms, hang;
+} fault_t;
+
+typedef struct {
+  char driver[64];
+  int gpus, faults;
+  gpu_t gpu[MAX_GPUS];
+  fault_t fault[MAX_FAULTS];
+} state_t;
+
+/* For the test that compares this file with pynvml. */
+const size_t standin_memory_layout[4] = {sizeof(memory_t), offsetof(memory_t, total),
+                                         offsetof(memory_t, free), offsetof(memory_t, used)};
+const size_t standin_buffers[2] = {sizeof(((gpu_t *)0)->uuid), sizeof(((gpu_t *)0)->name)};
+const int standin_codes[6] = {UNINITIALIZED,     INVALID_ARGUMENT, INSUFFICIENT_SIZE,
+                              DRIVER_NOT_LOADED, GPU_IS_LOST,      VERSION_MISMATCH};
+
+static int initialised = 0;
+static int seen_lost[MAX_GPUS];
+static int session = 0;
+static char handles[SESSIONS][MAX_GPUS];
+
+static void parse(const char *line, state_t *state) {
+  gpu_t gpu = {0};
+  fault_t fault = {.gpu = -1};
+  int index;
+  if (sscanf(line, "driver %63s", state->driver) == 1) return;
+  if (sscanf(line, "gpu %d %llu %llu %d %95s %95[^\n]", &index, &gpu.total_mib, &gpu.used_mib,
+             &gpu.lost, gpu.uuid, gpu.name) == 6 && index == state->gpus && index < MAX_GPUS) {
+    state->gpu[state->gpus++] = gpu;
+    return;
+  }
+  if (sscanf(line, "fault %63s %d %d %d %d", fault.function, &fault.gpu, &fault.code,
+             &fault.delay_ms, &fault.hang) == 5 && state->faults < MAX_FAULTS) {
+    state->fault[state->faults++] = fault;
+    return;
+  }
+  fprintf(stderr, "nvml_standin: cannot read this line of the state: %s\n", line);
+  abort();
+}
+
+/* False when there is no state: the driver is not loaded. */
+static int load(state_t *state) {
+  char path[PATH_MAX], line[512];
+  const char *directory = getenv("NVML_STANDIN_DIR");
+  memset(state, 0, sizeof *state);
+  if (!directory) return 0;
+  snprintf(path, sizeof path, "%s/state", directory);
+  FILE *file = fopen(path, "re");
+  if (!file) return 0;
+  while (fgets(line, sizeof line, file)) parse(line, state);
+  fclose(file);
+  return 1;
+}
+
+static const fault_t *find_fault(const state_t *state, const char *function, int gpu) {
+  for (int i = 0; i < state->faults; i++) {
+    const fault_t *fault = &state->fault[i];
+    if ((!strcmp(fault->function, "*") || !strcmp(fault->function, function)) &&
+        (fault->gpu == -1 || fault->gpu == gpu))
+      return fault;
+  }
+  return NULL;
+}
+
+static void sleep_ms(long ms) {
+  struct timespec left = {ms / 1000, ms % 1000 * 1000000};
+  while (nanosleep(&left, &left) && errno == EINTR) continue;
+}
+
+/* The fault that a call meets, if any. The call's answer stays what it was when the call began:
+   state is loaded once, and only the hang is looked at again. */
+static int meet_fault(const state_t *state, const char *function, int gpu) {
+  const fault_t *fault = find_fault(state, function, gpu);
+  if (!fault) return OK;
+  if (fault->delay_ms) sleep_ms(fault->delay_ms);
+  for (int hang = fault->hang; hang;) {
+    state_t now;
+    sleep_ms(1);
+    const fault_t *still = load(&now) ? find_fault(&now, function, gpu) : NULL;
+    hang = still && still->hang;
+  }
+  return fault->code;
+}
+
+static unsigned long long held_mib(int gpu) {
+  char path[PATH_MAX];
+  unsigned long long held = 0;
+  snprintf(path, sizeof path, "%s/held/%d", getenv("NVML_STANDIN_DIR"), gpu);
+  DIR *directory = opendir(path);
+  if (!directory) return 0;
+  for (struct dirent *entry; (entry = readdir(directory));) {
+    struct stat status;
+    if (entry->d_name[0] == '.') continue;
+    int file = openat(dirfd(directory), entry->d_name, O_RDONLY | O_CLOEXEC);
+    if (file < 0) continue;
+    int holder_is_alive = flock(file, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK;
+    if (holder_is_alive && !fstat(file, &status)) held += (unsigned long long)status.st_size;
+    close(file);
+  }
+  closedir(directory);
+  return held;
+}
+
+/* What every call but init begins with; gpu -1 for calls that are about none. */
+static int begin(state_t *state, const char *function, int gpu) {
+  if (!load(state)) return DRIVER_NOT_LOADED;
+  if (!initialised) return UNINITIALIZED;
+  if (gpu >= state->gpus) return INVALID_ARGUMENT;
+  int code = meet_fault(state, function, gpu);
+  if (code || gpu < 0) return code;
+  seen_lost[gpu] |= state->gpu[gpu].lost;
+  return seen_lost[gpu] ? GPU_IS_LOST : OK;
+}
+
+/* The GPU of a handle; one that does not exist for a handle of another session. */
+static int index_of(const void *handle) {
+  long offset = (const char *)handle - &handles[0][0];
+  return offset / MAX_GPUS == session ? (int)(offset % MAX_GPUS) : MAX_GPUS;
+}
+
+int nvmlInitWithFlags(unsigned flags) {
+  state_t state;
+  (void)flags;
+  if (!load(&state)) return DRIVER_NOT_LOADED;
+  int code = meet_fault(&state, __func__, -1);
+  if (code) return code;
+  if (strcmp(state.driver, STANDIN_VERSION)) return VERSION_MISMATCH;
+  if (!initialised++) {
+    session = (session + 1) % SESSIONS;
+    memset(seen_lost, 0, sizeof seen_lost);
+  }
+  return OK;
+}
+
+int nvmlShutdown(void) {
+  state_t state;
+  int code = begin(&state, __func__, -1);
+  if (!code) initialised--;
+  return code;
+}
+
+const char *nvmlErrorString(int code) {
+  static char text[32];
+  snprintf(text, sizeof text, "stand-in error %d", code);
+  return text;
+}
+
+int nvmlDeviceGetCount_v2(unsigned *count) {
+  state_t state;
+  int code = begin(&state, __func__, -1);
+  if (!code) *count = (unsigned)state.gpus;
+  return code;
+}
+
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **handle) {
+  state_t state;
+  if (index >= MAX_GPUS) return INVALID_ARGUMENT;
+  int code = begin(&state, __func__, (int)index);
+  if (!code) *handle = &handles[session][index];
+  return code;
+}
+
+int nvmlDeviceGetMemoryInfo(void *handle, memory_t *memory) {
+  state_t state;
+  int gpu = index_of(handle);
+  unsigned long long held = held_mib(gpu); /* before a hang, so that a late answer is an old one */
+  int code = begin(&state, __func__, gpu);
+  if (code) return code;
+  unsigned long long total = state.gpu[gpu].total_mib, used = state.gpu[gpu].used_mib + held;
+  if (used > total) used = total;
+  *memory = (memory_t){.total = total * MIB, .free = (total - used) * MIB, .used = used * MIB};
+  return OK;
+}
+
+#ifndef WITHOUT_OPTIONAL
+static int copy(char *to, unsigned size, const char *from) {
+  if (strlen(from) >= size) return INSUFFICIENT_SIZE;
+  strcpy(to, from);
+  return OK;
+}
+
+int nvmlDeviceGetUUID(void *handle, char *uuid, unsigned size) {
+  state_t state;
+  int gpu = index_of(handle), code = begin(&state, __func__, gpu);
+  return code ? code : copy(uuid, size, state.gpu[gpu].uuid);
+}
+
+int nvmlDeviceGetName(void *handle, char *name, unsigned size) {
+  state_t state;
+  int gpu = index_of(handle), code = begin(&state, __func__, gpu);
+  return code ? code : copy(name, size, state.gpu[gpu].name);
+}
+#endif

@@ -1,0 +1,62 @@
+"""A service with the usual endpoints, as small and as quick to start as one can be.
+
+Its load and unload routes answer at once unless an option says otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+parser = argparse.ArgumentParser()
+parser.add_argument("port", type=int)
+parser.add_argument("--deaf-s", type=float, default=0.0, help="listens only after this long")
+parser.add_argument("--exit", type=int, help="ends at once with this status")
+parser.add_argument("--fail", help="the path that answers 500")
+parser.add_argument("--hang", help="the path that never answers")
+options = parser.parse_args()
+
+heard: list[str] = []
+loaded = threading.Event()
+
+
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        answers = {"/health": {}, "/status": {"loaded": loaded.is_set()}, "/heard": heard}
+        self._answer(200, answers[self.path])
+
+    def do_POST(self) -> None:
+        heard.append(f"POST {self.path}")
+        if self.path == options.hang:
+            threading.Event().wait()
+        if self.path == options.fail:
+            self._answer(500, "out of memory")
+            return
+        if self.path == "/load":
+            loaded.set()
+        else:
+            loaded.clear()
+        self._answer(200, {})
+
+    def _answer(self, status: int, answer: object) -> None:
+        body = json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Say nothing."""
+
+
+if options.exit is not None:
+    sys.exit(options.exit)
+time.sleep(options.deaf_s)
+server = ThreadingHTTPServer(("127.0.0.1", options.port), Handler)
+server.daemon_threads = True
+server.serve_forever()
