@@ -40,6 +40,8 @@ def make_app(deps: Deps) -> web.Application:
     ):
         if method == "GET":
             app.router.add_get(path, handler)
+        elif method == "POST":
+            app.router.add_post(path, handler)
         else:
             app.router.add_route(method, path, handler, expect_handler=expect_nothing_yet)
     return app

@@ -133,7 +133,10 @@ async def _continue(request: web.Request) -> None:
     """Tell a client that waits for it (RFC 9110, 10.1.1) to send its body."""
     expected = request.headers.get(hdrs.EXPECT, "").lower()
     if expected == "100-continue" and request.version > HttpVersion10:
-        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        try:
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        except ConnectionError as error:
+            raise asyncio.CancelledError("the client left") from error
         request.writer.output_size = 0  # the answer itself has not begun
 
 

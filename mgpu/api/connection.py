@@ -40,6 +40,8 @@ class Connection(web.RequestHandler):
         super().data_received(data)
         if self._current_request is None or not self._messages:
             return
+        if self._current_request.content.is_eof():
+            return  # what is wrong is the next request
         if not isinstance(self._messages[-1][0], RawRequestMessage):
             self._current_request._cancel(  # noqa: SLF001  aiohttp has no other way to say it
                 web.RequestPayloadError("the body's framing is broken")

@@ -27,6 +27,7 @@ from mgpu import bootstrap
 from mgpu.broker.effects import Observed
 from mgpu.cli import view
 from mgpu.core.effects import Evicted
+from mgpu.core.model import Outcome
 from mgpu.demo.stage import ROUTES, Stage, stage
 from mgpu.demo.summary import JobRecord, summarise
 from mgpu.demo.workload import Client
@@ -37,6 +38,21 @@ DEFAULT_PORT = 7070
 
 REFRESH_S = 0.1
 PLAIN_REFRESH_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What the command line asks for."""
+
+    jobs: int
+    seed: int
+    port: int
+    output: Path
+    keep: bool
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
 
 @dataclass(slots=True)
@@ -71,19 +87,12 @@ def demo(
 ) -> None:
     """Run the main job on a simulated GPU, with services of the demo's own."""
     output.mkdir(parents=True, exist_ok=True)
+    plan = _Plan(jobs, seed, _port(port), output, keep)
     with (output / "broker.log").open("w") as log, tempfile.TemporaryDirectory() as directory:
-        asyncio.run(_demo(Path(directory), log, _port(port), jobs, seed, output, keep))
+        asyncio.run(_demo(plan, Path(directory), log))
 
 
-async def _demo(  # noqa: PLR0913 - the command's options
-    directory: Path,
-    log: TextIO,
-    port: int,
-    jobs: int,
-    seed: int,
-    output: Path,
-    keep: bool,  # noqa: FBT001
-) -> None:
+async def _demo(plan: _Plan, directory: Path, log: TextIO) -> None:
     console = Console()
     task = asyncio.current_task()
     assert task is not None  # noqa: S101 - asyncio.run made it
@@ -91,13 +100,15 @@ async def _demo(  # noqa: PLR0913 - the command's options
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     logs.configure(stream=log)
     record = _Record()
-    url = f"http://127.0.0.1:{port}"
-    console.print(f"Four services, one simulated GPU, {jobs} requests through {url} …")
-    async with stage(directory, port) as scene, _broker(scene, record) as parts:
-        client = Client(url, output, record.jobs.append)
+    console.print(f"Four services, one simulated GPU, {plan.jobs} requests through {plan.url} …")
+    async with (
+        stage(directory, plan.port) as scene,
+        bootstrap.running(scene.config, systemctl=scene.systemctl, watch=record.watch) as parts,
+    ):
+        client = Client(plan.url, plan.output, record.jobs.append)
         started_s = time.monotonic()
-        async with _shown(console, url, scene, record):
-            await client.run(jobs, seed)
+        async with _shown(console, plan.url, scene, record):
+            await client.run(plan.jobs, plan.seed)
         record.took_s = time.monotonic() - started_s
         record.loads = parts.broker.snapshot().loads
         console.print(
@@ -106,18 +117,13 @@ async def _demo(  # noqa: PLR0913 - the command's options
             ),
             crop=False,
         )
-        console.print(f"\nThe broker's log: {output / 'broker.log'}", soft_wrap=True)
-        if keep:
-            await _play(console, url)
-    if not keep:
+        console.print(f"\nThe broker's log: {plan.output / 'broker.log'}", soft_wrap=True)
+        if plan.keep:
+            await _play(console, plan.url)
+    if record.outcomes[Outcome.DONE] < len(record.jobs):
+        raise typer.Exit(1)
+    if not plan.keep:
         console.print("Next: `mgpu demo --keep` to send your own requests, or write a broker.yaml.")
-
-
-@asynccontextmanager
-async def _broker(scene: Stage, record: _Record) -> AsyncIterator[bootstrap.Running]:
-    running = bootstrap.running(scene.config, systemctl=scene.systemctl, watch=record.watch)
-    async with running as parts:
-        yield parts
 
 
 @asynccontextmanager

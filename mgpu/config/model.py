@@ -62,8 +62,8 @@ class SimulatedGpuConfig(Section):
 
     total_mib: Annotated[int, Field(gt=0)] = 24576
     directory: Path | None = None
-    """Where processes write down what they hold (``mgpu.gpu.simulated.HeldMemory``); None: what the broker
-    has loaded counts as held."""
+    """Where processes write down what they hold (``mgpu.gpu.simulated.HeldMemory``); None: what the
+    broker has loaded counts as held."""
 
 
 class GpuConfig(Section):

@@ -43,6 +43,8 @@ class Swap:
     """The least free memory seen since."""
     disturbed: bool = False
     """Somebody else's memory moved on its GPUs during the load: nothing is learned from it."""
+    patient_until: float = -math.inf
+    """What a failed load held may come back until then: so long nothing is planned anew."""
     forced: bool = False
     """Load even though nothing could be evicted (``when_nothing_to_evict: attempt``)."""
 

@@ -9,6 +9,8 @@ usual reason.
 
 from __future__ import annotations
 
+from typing import assert_never
+
 from mgpu.core import placement, unloading, vram
 from mgpu.core.admission import refuse_waiting, satisfy_loads
 from mgpu.core.effects import Evicted, FootprintLearned, LoadMeasured, StartLoad
@@ -39,6 +41,8 @@ def request(step: Step, target: Consumer) -> bool:
             _start(step, target, placement.roomiest(state, target), (), forced=True)
         case Refusal():
             refuse_waiting(step, target, verdict)
+        case _:
+            assert_never(verdict)
     return True
 
 
@@ -138,7 +142,7 @@ def _advance(step: Step, swap: Swap) -> None:
                 unloading.absent(step, state.consumers[name], "its memory is free")
             swap.victims.clear()
             _load(step, target, swap)
-        elif not swap.victims:
+        elif not swap.victims and swap.patient_until <= step.at:
             _plan_again(step, target, swap)
 
 
@@ -217,6 +221,9 @@ def _retry(step: Step, target: Consumer, swap: Swap, error: str) -> None:
     unloading.answer(step, target, None)
     target.retrying = True
     swap.load_started_at = None
+    settle_s = step.state.policy.settle_timeout_s
+    swap.patient_until = step.at + settle_s
+    step.set_timer(TimerKind.SETTLE, target.name, settle_s, target.attempt)
     others = _busy(step) - frozenset(swap.gpus)
     verdict = placement.plan(step.state, target, step.at, busy=others, everybody=True)
     if isinstance(verdict, placement.Plan):

@@ -54,7 +54,7 @@ async def serve(  # noqa: PLR0913 - the command line's options
 ) -> None:
     """Run one consumer until a signal ends it; jobs that still run then have half a second.
 
-    It also ends with the process ``ends_with``, so that nothing stays behind when the demo is killed.
+    It also ends with the process ``ends_with``: nothing stays behind when the demo is killed.
     """
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()

@@ -36,7 +36,7 @@ ROUTES = {
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """The configuration of a broker for the demo's services, and the systemctl that it is to use."""
+    """The configuration of a broker for the demo's services, and the systemctl it is to use."""
 
     config: Config
     systemctl: tuple[str, ...]

@@ -59,11 +59,16 @@ def eviction_sentence(evictions: Sequence[Evicted]) -> str:
 def summarise(
     jobs: Sequence[JobRecord], *, loads: int, evictions: Sequence[Evicted], took_s: float
 ) -> RenderableType:
-    """The whole summary, files one a line.
+    """The whole summary: files one a line, then what can be seen without scrolling back.
 
     Print it with ``crop=False``, so that a path longer than the terminal is wide stays whole.
     """
-    parts: list[RenderableType] = [_jobs_table(jobs), Text()]
+    parts: list[RenderableType] = []
+    files = [job.file for job in jobs if job.file is not None]
+    if files:
+        parts += [Text(), Text("Files made:")]
+        parts += [Text(f"  {file}", no_wrap=True, overflow="ignore") for file in files]
+    parts += [Text(), _jobs_table(jobs), Text()]
     waited = waits(job.wait_s for job in jobs)
     done = sum(job.outcome is Outcome.DONE for job in jobs)
     parts.append(
@@ -78,17 +83,15 @@ def summarise(
         Text(f"  {count:>3} x {victim} -> {target}")
         for (victim, target), count in sorted(pairs.items(), key=lambda item: (-item[1], item[0]))
     ]
-    files = [job.file for job in jobs if job.file is not None]
-    if files:
-        parts += [Text(), Text("Files made:")]
-        parts += [Text(f"  {file}", no_wrap=True, overflow="ignore") for file in files]
     return Group(*parts)
 
 
 def _jobs_table(jobs: Sequence[JobRecord]) -> Table:
     table = Table(title="Jobs", title_justify="left", box=box.ROUNDED)
     table.add_column("consumer")
-    for outcome in Outcome:
+    # An outcome that did not occur needs no column; that the jobs were done does, in any case.
+    shown = [o for o in Outcome if o is Outcome.DONE or any(job.outcome is o for job in jobs)]
+    for outcome in shown:
         table.add_column(outcome.value, justify="right")
     for heading in ("mean wait", "p95", "longest"):
         table.add_column(heading, justify="right")
@@ -96,17 +99,17 @@ def _jobs_table(jobs: Sequence[JobRecord]) -> Table:
     for job in jobs:
         by_consumer.setdefault(job.consumer, []).append(job)
     for consumer, own in sorted(by_consumer.items()):
-        table.add_row(*_row(consumer, own))
+        table.add_row(*_row(consumer, own, shown))
     table.add_section()
-    table.add_row(*_row("all", jobs), style="bold")
+    table.add_row(*_row("all", jobs, shown), style="bold")
     return table
 
 
-def _row(name: str, jobs: Sequence[JobRecord]) -> list[str]:
+def _row(name: str, jobs: Sequence[JobRecord], shown: Sequence[Outcome]) -> list[str]:
     outcomes = Counter(job.outcome for job in jobs)
     waited = waits(job.wait_s for job in jobs)
     return [
         name,
-        *(str(outcomes[outcome]) for outcome in Outcome),
+        *(str(outcomes[outcome]) for outcome in shown),
         *(f"{value:.2f} s" for value in (waited.mean_s, waited.p95_s, waited.longest_s)),
     ]

@@ -45,7 +45,7 @@ class Machine:
         config: dict[str, Any] = {
             "gpu": {"backend": "nvml", "sample_interval_s": 0.2},
             "consumers": {n: c.config(**self._extra[n]) for n, c in self.consumers.items()},
-            "routes": {f"/v1/{name}": {"consumer": name, "path": "/job"} for name in self.consumers},
+            "routes": {f"/v1/{n}": {"consumer": n, "path": "/job"} for n in self.consumers},
         }
         for section, values in sections.items():
             config[section] = {**config.get(section, {}), **values}
@@ -54,7 +54,9 @@ class Machine:
         )
 
 
-async def job(broker: BrokerProcess, name: str, body: bytes = b"work", **headers: str) -> int:
+async def job(
+    broker: BrokerProcess, name: str, body: bytes = b"work", headers: dict[str, str] | None = None
+) -> int:
     """Send one job and return its status; the answer must be the consumer's echo when it is 200."""
     async with broker.session.post(
         f"{broker.url}/v1/{name}",
@@ -70,6 +72,6 @@ async def job(broker: BrokerProcess, name: str, body: bytes = b"work", **headers
 
 
 @pytest.fixture
-async def machine(tmp_path: Path, nvml_library: Path) -> AsyncIterator[Machine]:  # noqa: F811
+async def machine(tmp_path: Path, nvml_library: Path) -> AsyncIterator[Machine]:
     async with AsyncExitStack() as stack:
         yield Machine(tmp_path, NvmlStandin(tmp_path / "nvml", nvml_library), stack)

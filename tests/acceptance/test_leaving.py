@@ -1,4 +1,4 @@
-"""A client that leaves frees its place within a second and harms nobody, whatever phase it is in."""
+"""A client that leaves frees its place within a second and harms nobody, whatever its phase."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ async def test_when_no_permitted_set_suffices_none_is_touched(machine: Machine) 
 
     assert problem["type"] == "urn:mgpu:vram-unavailable"
     assert "pinned" in problem["detail"]
-    assert (small.unloads, target.loads) == (0, 0)
+    assert small.unloads == target.loads == 0
 
 
 async def test_a_consumer_larger_than_the_gpu_is_refused_at_once(machine: Machine) -> None:
@@ -81,7 +81,7 @@ async def test_a_busy_consumer_is_waited_for_not_evicted(machine: Machine) -> No
     assert busy.unloads == 0
     busy.job_gate.open()
 
-    assert await asyncio.gather(first, second) == [200, 200]
+    assert list(await asyncio.gather(first, second)) == [200, 200]
     assert machine.referee.fouls == []
 
 
@@ -93,7 +93,7 @@ async def test_a_job_that_waits_too_long_for_a_busy_one_expires(machine: Machine
     first = asyncio.create_task(job(broker, "busy"))
     await busy.job_gate.reached()
 
-    assert await job(broker, "target", **{"X-MGPU-Max-Wait": "0.2"}) == 504
+    assert await job(broker, "target", headers={"X-MGPU-Max-Wait": "0.2"}) == 504
 
     busy.job_gate.open()
     assert await first == 200
@@ -156,7 +156,8 @@ async def test_the_phases_of_a_wait_are_told_to_the_client(machine: Machine) -> 
     broker = await machine.broker()
 
     async with broker.session.post(f"{broker.url}/v1/target", data=b"x") as response:
-        entries = dict(e.strip().split(";dur=") for e in response.headers["Server-Timing"].split(","))
+        timing = response.headers["Server-Timing"]
+        entries = dict(entry.strip().split(";dur=") for entry in timing.split(","))
         assert response.headers["X-MGPU-Consumer"] == "target"
         assert response.headers["X-MGPU-Job"]
 

@@ -162,6 +162,20 @@ async def test_a_body_that_stalls_is_given_up(sites: Sites) -> None:
     assert not site.broker.actions
 
 
+async def test_a_client_that_waits_to_be_told_to_go_on_is_told(sites: Sites) -> None:
+    site = await sites.broker()
+    client = await site.raw()
+    await client.send(
+        b"POST /api/consumers/tts/load HTTP/1.1\r\nHost: localhost\r\nExpect: 100-continue\r\n"
+        b"Content-Type: application/json\r\nContent-Length: 2\r\n\r\n"
+    )
+
+    assert (await client.head()).status == 100
+    await client.send(b"{}")
+
+    assert (await client.head()).status == 200
+
+
 @pytest.mark.parametrize("action", ["load", "unload"])
 async def test_an_unknown_consumer_is_named_with_its_nearest(sites: Sites, action: str) -> None:
     site = await sites.broker()

@@ -127,6 +127,7 @@ async def test_a_waiting_body_lies_on_disk_and_not_in_memory(sites: Sites) -> No
 
     assert await client.read(int(head.get("Content-Length") or 0)) == str(size).encode()
     await ended(site, "done")
+    await site.server.close()
     assert disk.free_bytes == before
 
 

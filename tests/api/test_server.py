@@ -123,6 +123,26 @@ async def test_what_is_not_http_is_a_problem_and_one_quiet_line(sites: Sites, se
     assert "SECRET" not in str(logs) + str(problem)
 
 
+async def test_garbage_behind_a_request_spoils_only_what_follows(sites: Sites) -> None:
+    async def length(request: web.Request) -> web.StreamResponse:
+        return web.Response(text=str(len(await request.read())))
+
+    site = await sites.broker(await sites.upstream(length))
+    await site.broker.hold()
+    client = await site.raw()
+    await client.send(b"POST /v1/tts HTTP/1.1\r\nHost: localhost\r\nContent-Length: 3\r\n\r\n")
+    await site.broker.until(lambda broker: bool(broker.waiting))
+
+    await client.send(b"abc")
+    await client.send(b"\x00\x01garbage\r\n\r\n")
+    site.broker.let_go()
+
+    head = await client.head()
+    assert head.status == 200
+    assert await client.read(int(head.get("Content-Length") or 0)) == b"3"
+    assert (await client.problem())[0] == 400
+
+
 async def test_a_bug_is_a_500_without_details_and_a_traceback_in_the_log(
     sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,7 +99,7 @@ class Bench:
     async def until(self, condition: str, *, within_s: float = 5.0) -> None:
         """Wait until an expression over the snapshot ``s`` holds."""
         async with asyncio.timeout(within_s):
-            while not eval(condition, {"s": self.broker.snapshot(), "self": self}):
+            while not eval(condition, {"s": self.broker.snapshot(), "self": self}):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
 
 

@@ -179,11 +179,9 @@ class TestLoadAndUnload:
         assert desk.a.calls == ["load", "unload", "escalate"]
 
     async def test_unload_of_what_cannot_be_unloaded_is_refused(self, desk: Bench) -> None:
-        desk.broker._scheduler.state.consumers["a"].policy = (
-            desk.broker._scheduler.state.consumers["a"].policy.__class__(
-                name="a", footprint_mib=1, can_unload=False
-            )
-        )
+        desk.broker._scheduler.state.consumers["a"].policy = desk.broker._scheduler.state.consumers[
+            "a"
+        ].policy.__class__(name="a", footprint_mib=1, can_unload=False)
         with pytest.raises(RequestError, match="no way to be unloaded"):
             await desk.broker.unload("a")
 

@@ -177,7 +177,9 @@ def test_a_target_that_turns_out_to_be_resident_needs_no_room() -> None:
     play = Playbook(resident("a"), absent("new"), total_mib=8000)
     play.arrive("1", "new")
     assert play.probe("new", resident=True) == ["grant 1"]
-    assert play.leaves("a") == []
+    assert play.state.swaps == {}
+    play.leaves("a")
+    play.after(5.0)
     assert play.states() == {"a": "absent", "new": "resident"}
 
 
@@ -259,8 +261,18 @@ def test_a_second_try_waits_for_a_gpu_that_answers() -> None:
     play.arrive("1", "new")
     play.gpus_lost()
     assert play.load_fails("new") == []
+    assert play.after(5.0) == []
     assert play.state.swaps == {}
     assert play.memory(24576) == ["load new"]
+
+
+def test_a_second_try_waits_for_what_the_first_one_held_but_not_for_ever() -> None:
+    play = Playbook(absent("new"), total_mib=12000)
+    play.arrive("1", "new")
+    play.memory(2000)
+    assert play.load_fails("new") == []
+    assert play.after(4.9) == []
+    assert play.after(0.1) == ["rejected 1: vram-unavailable"]
 
 
 def test_the_answer_to_a_load_that_was_given_up_changes_nothing() -> None:
@@ -305,8 +317,7 @@ def test_a_failed_load_teaches_only_that_more_is_needed() -> None:
     play.memory(1000)
     play.load_fails("new")
     assert play["new"].measured_mib == 11000
-    play.memory(12000)
-    assert play.states()["new"] == "loading"
+    assert play.memory(12000) == ["load new"]
     play.memory(7000)
     play.load_fails("new")
     assert play["new"].measured_mib == 11000

@@ -49,14 +49,16 @@ class BrokerProcess:
         view: dict[str, Any] = (await self.status())["consumers"][name]
         return view
 
-    async def until(self, condition: str, *, within_s: float = 10.0, **names: Any) -> dict[str, Any]:
+    async def until(
+        self, condition: str, *, within_s: float = 10.0, **names: Any
+    ) -> dict[str, Any]:
         """Poll the status until a Python expression over it (``s``) holds; return that status."""
         status: dict[str, Any] = {}
         try:
             async with asyncio.timeout(within_s):
                 while True:
                     status = await self.status()
-                    if eval(condition, {}, {"s": status, "c": status["consumers"], **names}):  # noqa: S307
+                    if eval(condition, {}, {"s": status, "c": status["consumers"], **names}):
                         return status
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
@@ -89,9 +91,17 @@ async def serving(
     log_file = directory / "broker.log"
     with log_file.open("ab") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "mgpu", "serve", "-c", str(path),
-            env={**os.environ, **(env or {})}, stdout=log, stderr=log, stdin=asyncio.subprocess.DEVNULL,
-        )  # fmt: skip
+            sys.executable,
+            "-m",
+            "mgpu",
+            "serve",
+            "-c",
+            str(path),
+            env={**os.environ, **(env or {})},
+            stdout=log,
+            stderr=log,
+            stdin=asyncio.subprocess.DEVNULL,
+        )
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
         broker = BrokerProcess(process, f"http://127.0.0.1:{port}", session, log_file)

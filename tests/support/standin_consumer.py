@@ -69,7 +69,7 @@ class Gate:
 class StandinConsumer:
     """One service. ``lazy``: no load endpoint, its first job takes the memory."""
 
-    def __init__(  # noqa: PLR0913
+    def __init__(
         self,
         name: str,
         footprint_mib: int,
