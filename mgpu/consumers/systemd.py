@@ -152,7 +152,22 @@ class SystemdUnit:
 @asynccontextmanager
 async def _group(command: Sequence[str]) -> AsyncIterator[asyncio.subprocess.Process]:
     """A process in a group of its own, which is killed, children included, when the block fails."""
-    process = await asyncio.create_subprocess_exec(
+    starting = asyncio.ensure_future(_start(command))
+    try:
+        # Cancelled half-way, asyncio would kill the process that it started, but not its group.
+        process = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        await _kill(await starting)
+        raise
+    try:
+        yield process
+    except BaseException:
+        await _kill(process)
+        raise
+
+
+async def _start(command: Sequence[str]) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
         *command,
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
@@ -161,13 +176,12 @@ async def _group(command: Sequence[str]) -> AsyncIterator[asyncio.subprocess.Pro
         env={**os.environ, "LC_ALL": "C", "SYSTEMD_COLORS": "0", "SYSTEMD_PAGER": ""},
         start_new_session=True,
     )
-    try:
-        yield process
-    except BaseException:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.communicate()
-        raise
+
+
+async def _kill(process: asyncio.subprocess.Process) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    await process.communicate()
 
 
 def unit_name(unit: str) -> str:

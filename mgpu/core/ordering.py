@@ -5,7 +5,8 @@ arrival: A B C A runs as A B C A, and whoever cannot be served yet holds up all 
 a GPU with it. ``resident-first`` spares swaps: jobs of resident consumers first, so that
 A B C A B C runs as A A B B C C, and nobody waits for somebody who cannot be served.
 
-In both, a higher priority goes first, and a job that has waited for ``max_overtake_s`` goes before
+In both, a higher priority goes first: as long as it waits for others to stop computing, no job of a
+lower one starts where it wants to go. And a job that has waited for ``max_overtake_s`` goes before
 everything else and holds up all behind it.
 """
 

@@ -13,6 +13,8 @@ events, waiting is an effect, and the same events give the same effects. One cal
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from typing import assert_never
 
 from mgpu.core import admission, disturbance, ordering, placement, probing, swapping, unloading
@@ -178,17 +180,45 @@ def _pause_over(step: Step, consumer: Consumer, kind: TimerKind) -> None:
 
 def _serve_all(step: Step) -> None:
     """Serve the waiting until nobody can be served any more."""
+    state = step.state
     served = True
-    while served and not step.state.draining:
-        claimed: set[int] = set()
+    while served and not state.draining:
         served = False
-        for turn in ordering.turns(step.state, step.at):
-            held_up = claimed and claimed & placement.where(step.state, turn.consumer)
-            if not held_up and _serve(step, turn):
+        claims: dict[int, float] = {}
+        turns = ordering.turns(state, step.at)
+        lowest = min((turn.job.priority for turn in turns), default=0)
+        for turn in turns:
+            if not _held_up(state, turn, claims) and _serve(step, turn):
                 served = True
                 break  # somebody else may be first now
-            if turn.barrier:
-                claimed |= placement.where(step.state, turn.consumer)
+            claim = _claim(state, turn)
+            if claim > lowest:
+                for index in placement.where(state, turn.consumer):
+                    claims[index] = max(claim, claims.get(index, claim))
+
+
+def _held_up(state: State, turn: Turn, claims: Mapping[int, float]) -> bool:
+    """Whether somebody before this turn keeps a GPU from it that it may use."""
+    return bool(claims) and any(
+        claims.get(index, -math.inf) > turn.job.priority
+        for index in placement.where(state, turn.consumer)
+    )
+
+
+def _claim(state: State, turn: Turn) -> float:
+    """Jobs of a lower priority than this must not use the GPUs that an unserved turn waits for.
+
+    A barrier lets nobody pass. Otherwise only who waits for others to stop has a claim: while it
+    loads, or has its hands full, nothing is gained by keeping anybody else waiting.
+    """
+    consumer = turn.consumer
+    if turn.barrier:
+        return math.inf
+    if consumer.state is S.RESIDENT and len(consumer.running) < consumer.policy.concurrency:
+        return turn.job.priority
+    if consumer.state is S.ABSENT and consumer.name not in state.swaps:
+        return turn.job.priority
+    return -math.inf
 
 
 def _serve(step: Step, turn: Turn) -> bool:

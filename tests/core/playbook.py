@@ -220,9 +220,7 @@ class Playbook:
         attempt: int | None = None,
     ) -> list[str]:
         number = self[consumer].attempt if attempt is None else attempt
-        return self.handle(
-            ConsumerProbed(self.now, consumer, number, reachable, healthy, resident)
-        )
+        return self.handle(ConsumerProbed(self.now, consumer, number, reachable, healthy, resident))
 
     def gpus_lost(self, error: str = "timed out") -> list[str]:
         return self.handle(GpusLost(self.now, error))
@@ -265,7 +263,7 @@ def shown(effects: Iterable[Effect]) -> list[str]:
     return [line for effect in effects if (line := _shown(effect))]
 
 
-def _shown(effect: Effect) -> str:
+def _shown(effect: Effect) -> str:  # noqa: PLR0911 - one arm an effect
     match effect:
         case StartLoad(consumer, _, gpus):
             where = "" if gpus == (0,) else f" on {', '.join(map(str, gpus))}"

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.core.playbook import Playbook, absent, resident
 
 from mgpu.core.effects import Finish, Grant, LockReleased, Phases, SwapMeasured
 from mgpu.core.model import Outcome
+from tests.core.playbook import Playbook, absent, resident
 
 # The lease
 

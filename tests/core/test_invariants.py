@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from tests.core.playbook import Playbook, absent, resident
 
 from mgpu.core import invariants
 from mgpu.core.effects import Grant, Phases, StartLoad, StartUnload
 from mgpu.core.invariants import InvariantError
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.state import State, Swap
+from tests.core.playbook import Playbook, absent, resident
 
 
 def busy() -> Playbook:

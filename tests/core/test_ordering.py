@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+
 from tests.core.playbook import Playbook, absent, resident
 
 ABCABC = "ABCABC"
@@ -24,7 +27,7 @@ def served(play: Playbook) -> str:
     raise AssertionError("it never ends")
 
 
-def one_at_a_time(order: str, arrivals: str, **policy: object) -> Playbook:
+def one_at_a_time(order: str, arrivals: str, **policy: Any) -> Playbook:
     play = Playbook(*(absent(name) for name in "ABC"), total_mib=8000, order=order, **policy)
     for number, name in enumerate(arrivals):
         play.arrive(f"{number}", name)
@@ -56,9 +59,7 @@ def test_nobody_overtakes_a_job_that_has_waited_for_max_overtake_s() -> None:
 
 
 def test_an_overdue_job_holds_up_all_who_share_its_gpu_until_it_is_served() -> None:
-    play = Playbook(
-        resident("a", concurrency=2), absent("b"), total_mib=8000, max_overtake_s=10.0
-    )
+    play = Playbook(resident("a", concurrency=2), absent("b"), total_mib=8000, max_overtake_s=10.0)
     play.arrive("1", "a")
     play.arrive("2", "b")
     play.after(5.0)
@@ -96,6 +97,38 @@ def test_a_higher_priority_goes_first_among_consumers_even_if_it_has_to_load(ord
     play.arrive("2", "a")
     play.arrive("3", "b")
     assert play.end("1") == ["done 1", "unload a"]
+
+
+def test_jobs_of_a_lower_priority_do_not_prolong_a_hold_that_a_higher_one_waits_for() -> None:
+    play = Playbook(resident("a", concurrency=2), resident("b", priority=1))
+    play.arrive("1", "a")
+    play.arrive("2", "b")
+    assert play.arrive("3", "a") == []
+    assert play.arrive("4", "a", priority=1) == ["grant 4"]
+    play.end("1")
+    assert play.end("4") == ["done 4", "grant 2"]
+    assert play.end("2") == ["done 2", "grant 3"]
+
+
+def test_a_higher_priority_has_its_busy_victim_drained_under_the_shared_lock() -> None:
+    play = Playbook(
+        resident("a", concurrency=2), absent("b", priority=1), total_mib=8000, lock="shared"
+    )
+    play.arrive("1", "a")
+    play.arrive("2", "b")
+    assert play.arrive("3", "a") == []
+    assert play.end("1") == ["done 1", "unload a"]
+
+
+def test_a_higher_priority_that_loads_or_has_its_hands_full_keeps_nobody_waiting() -> None:
+    play = Playbook(
+        resident("a", 100), absent("b", 100, priority=1), resident("c", 100), lock="shared"
+    )
+    play.arrive("1", "b")
+    assert play.arrive("2", "a") == ["grant 2"]
+    play.comes("b")
+    play.arrive("3", "b")
+    assert play.arrive("4", "c") == ["grant 4"]
 
 
 def test_in_order_of_arrival_who_cannot_be_served_yet_holds_up_all_behind_it() -> None:

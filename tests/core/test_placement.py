@@ -1,20 +1,19 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from tests.core.playbook import Playbook, absent, resident, unknown
 
 from mgpu.core import placement
 from mgpu.core.effects import Evicted
 from mgpu.core.model import ConsumerPolicy
+from tests.core.playbook import Playbook, absent, resident, unknown
 
 
-def used_in_order(*names: str, target: ConsumerPolicy, **others: object) -> Playbook:
+def used_in_order(*names: str, target: ConsumerPolicy, **rules: Any) -> Playbook:
     """Residents of 6000 MiB that fill a GPU of 24000, used one after the other."""
-    play = Playbook(
-        *(resident(name, 6000, **(others.get(name) or {})) for name in sorted(names)),  # type: ignore[arg-type]
-        target,
-        total_mib=24000,
-    )
+    residents = [resident(name, 6000, **rules.get(name, {})) for name in sorted(names)]
+    play = Playbook(*residents, target, total_mib=24000)
     for name in names:
         play.use(name)
     return play
@@ -40,9 +39,7 @@ def test_use_is_the_end_of_a_job_and_not_its_arrival() -> None:
 
 
 def test_who_was_never_used_goes_before_everybody_and_ties_are_broken_by_name() -> None:
-    play = Playbook(
-        resident("b", 6000), resident("a", 6000), absent("new", 6000), total_mib=12000
-    )
+    play = Playbook(resident("b", 6000), resident("a", 6000), absent("new", 6000), total_mib=12000)
     assert play.arrive("1", "new") == ["unload a"]
 
 
@@ -202,9 +199,7 @@ def test_a_freshly_loaded_consumer_is_no_victim_for_a_while() -> None:
 
 
 def test_no_more_than_max_resident_consumers_stay_although_memory_is_left() -> None:
-    play = Playbook(
-        resident("a", 100), resident("b", 100), absent("c", 100), max_resident=2
-    )
+    play = Playbook(resident("a", 100), resident("b", 100), absent("c", 100), max_resident=2)
     play.use("a")
     play.use("b")
     assert play.arrive("1", "c") == ["unload a"]
@@ -238,9 +233,7 @@ def test_a_consumer_goes_where_nobody_has_to_leave() -> None:
 
 
 def test_a_consumer_stays_on_the_gpu_it_is_given() -> None:
-    play = Playbook(
-        resident("a", 20000), absent("new", gpus=(0,)), total_mib=(24576, 24576)
-    )
+    play = Playbook(resident("a", 20000), absent("new", gpus=(0,)), total_mib=(24576, 24576))
     assert play.arrive("1", "new") == ["unload a"]
 
 
@@ -258,9 +251,7 @@ def test_a_consumer_over_two_gpus_takes_half_of_its_need_from_each() -> None:
 
 
 def test_consumers_on_different_gpus_load_and_compute_at_once() -> None:
-    play = Playbook(
-        absent("a", gpus=(0,)), absent("b", gpus=(1,)), total_mib=(24576, 24576)
-    )
+    play = Playbook(absent("a", gpus=(0,)), absent("b", gpus=(1,)), total_mib=(24576, 24576))
     assert play.arrive("1", "a") == ["load a"]
     assert play.arrive("2", "b") == ["load b on 1"]
     assert play.comes("b") == ["grant 2"]

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from tests.core.playbook import Playbook, absent, resident, unknown
 
 from mgpu.core.events import GpusRead
 from mgpu.core.model import ConsumerState, GpuReading
+from tests.core.playbook import Playbook, absent, resident, unknown
 
 # A consumer's own word
 

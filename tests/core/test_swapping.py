@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.core.playbook import Playbook, absent, resident
 
 from mgpu.core.effects import FootprintLearned, LoadMeasured, SetTimer, StartLoad, SwapMeasured
 from mgpu.core.events import Timer, TimerKind
 from mgpu.core.model import GpuReading
+from tests.core.playbook import Playbook, absent, resident
 
 # Room first
 
@@ -59,6 +59,7 @@ def test_a_target_that_needs_less_than_its_victim_gives_does_not_wait_for_the_re
     play.unloaded("a")
     assert play.memory(3000) == ["load new"]
     assert play.states()["a"] == "absent"
+    assert play.state.swaps["new"].victims == set()
 
 
 def test_a_lazy_consumer_gets_its_room_before_its_first_job_is_granted() -> None:
@@ -206,7 +207,10 @@ def test_after_the_second_failure_its_jobs_fail_and_it_is_left_alone() -> None:
     play.arrive("1", "new")
     play.load("2", "new")
     play.load_fails("new")
-    assert play.load_fails("new", "CUDA error") == ["failed 1: load-failed", "failed 2: load-failed"]
+    assert play.load_fails("new", "CUDA error") == [
+        "failed 1: load-failed",
+        "failed 2: load-failed",
+    ]
     assert play.states()["new"] == "cooldown"
     refusal = play.ended["1"].refusal
     assert refusal is not None
@@ -352,7 +356,7 @@ def test_nothing_is_learned_while_a_victim_may_still_give_memory_back() -> None:
     play.arrive("1", "new")
     play.unloaded("a")
     play.memory(3000)
-    play.memory(4000)
+    play.memory(2000)
     play.loaded("new")
     assert play["new"].measured_mib is None
 

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.core.playbook import absent
 
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.state import HISTORY, Consumer
 from mgpu.core.transitions import LEGAL, IllegalTransitionError, move
+from tests.core.playbook import absent
 
 
 def test_a_legal_move_is_made_and_remembered() -> None:

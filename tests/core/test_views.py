@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.core.playbook import Playbook, absent, resident
 
 from mgpu.core import views
 from mgpu.core.model import ConsumerState
 from mgpu.core.views import ConsumerView, GpuView, WaiterView
+from tests.core.playbook import Playbook, absent, resident
 
 
 def test_a_picture_of_the_gpus() -> None:
@@ -35,7 +35,12 @@ def test_a_picture_of_a_gpu_that_does_not_answer_tells_why() -> None:
     play = Playbook(resident("a"))
     play.gpus_lost("timed out")
     (gpu,) = play.snapshot().gpus
-    assert (gpu.healthy, gpu.error, gpu.lock_consumer, gpu.lock_jobs) == (False, "timed out", None, ())
+    assert (gpu.healthy, gpu.error, gpu.lock_consumer, gpu.lock_jobs) == (
+        False,
+        "timed out",
+        None,
+        (),
+    )
 
 
 def test_a_picture_of_the_consumers() -> None:

@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.core.playbook import Playbook, absent, resident
 
 from mgpu.core import vram
+from tests.core.playbook import Playbook, absent, resident
 
 
 def available_mib(play: Playbook, target: str, gpu: int = 0) -> int:

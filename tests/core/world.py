@@ -12,8 +12,9 @@ import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
-from mgpu.core import invariants, ordering, placement, swapping
+from mgpu.core import admission, invariants, ordering, placement, swapping
 from mgpu.core.effects import (
     Abort,
     Answer,
@@ -38,18 +39,20 @@ from mgpu.core.events import (
     LoadEnded,
     Timer,
     TimerFired,
-    TimerKind,
     UnloadEnded,
     UnloadRequested,
 )
 from mgpu.core.model import ConsumerPolicy, ConsumerState, GpuReading, Order, Outcome, Policy
 from mgpu.core.scheduler import Scheduler
+from mgpu.core.state import Consumer
 from mgpu.core.step import Step
 
 HISTORY = 40
 SAMPLE_FAST_S = 0.1
 SAMPLE_IDLE_S = 1.0
 PROBE_S = 5.0
+CALM = 10
+"""After the last fault everybody looks so many times less often."""
 UNLOAD_DEADLINE_S = 3.0
 QUIET_S = 700.0
 """Longer than any pause, deadline or limit: whatever was begun is over by then."""
@@ -61,8 +64,6 @@ class Service:
 
     policy: ConsumerPolicy
     held_mib: dict[int, int] = field(default_factory=dict)
-    kept_mib: int = 0
-    """What a bad unload left behind, until its process ends."""
     loaded: bool = False
     generation: int = 0
     """Number of its process: what an older one had begun is void."""
@@ -81,13 +82,25 @@ class Faults:
     client_leaves: float = 0.0
     nvml_lost: float = 0.0
     foreign: float = 0.0
+    unload_by_hand: float = 0.0
 
 
 class World:
-    """``jobs`` arrive in the first ``span_s`` seconds; the faults end when the last has arrived."""
+    """``jobs`` arrive in the first ``span_s`` seconds; the faults end when the last has arrived.
 
-    def __init__(  # noqa: D107
-        self, seed: int, policy: Policy, *, jobs: int, span_s: float, gpus: int, faults: Faults
+    Jobs wait for ``patience_s``, or for different times.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        policy: Policy,
+        *,
+        jobs: int,
+        span_s: float,
+        gpus: int,
+        faults: Faults,
+        patience_s: float | None = None,
     ) -> None:
         self.chance = random.Random(seed)
         self.scheduler = Scheduler(policy)
@@ -95,6 +108,7 @@ class World:
         self.now = 0.0
         self.faults = faults
         self.faults_end = span_s
+        self.patience_s = [None, 5.0, 60.0] if patience_s is None else [patience_s]
         self.total_mib = dict.fromkeys(range(gpus), 24576)
         self.foreign_mib = dict.fromkeys(range(gpus), 0)
         self.services = {name: Service(p) for name, p in policy.consumers.items()}
@@ -116,7 +130,7 @@ class World:
         self._plan_arrivals(jobs, span_s)
         self._later(0.0, self._sample)
         for name in self.services:
-            self._later(self.chance.uniform(0.0, PROBE_S), lambda name=name: self._probe(name))
+            self._later(self.chance.uniform(0.0, PROBE_S), partial(self._probe, name))
 
     def run(self) -> None:
         """Play to the end: until every job has ended, and all that was begun is over."""
@@ -133,6 +147,9 @@ class World:
         heapq.heappush(self.queue, (self.now + delay_s, self.number, action))
         return self.number
 
+    def _calmly(self, pause_s: float) -> float:
+        return pause_s if self.now < self.faults_end else pause_s * CALM
+
     def _roll(self, chance: float) -> bool:
         return self.now < self.faults_end and self.chance.random() < chance
 
@@ -142,7 +159,9 @@ class World:
         self.history.append(repr(event))
         effects = self.scheduler.handle(event)
         self.trace.extend(map(repr, effects))
-        self.history.extend(f"    {e}" for e in effects if not isinstance(e, SetTimer | CancelTimer))
+        self.history.extend(
+            f"    {e}" for e in effects if not isinstance(e, SetTimer | CancelTimer)
+        )
         self._check(effects)
         for effect in effects:
             self._do(effect)
@@ -152,15 +171,17 @@ class World:
         for number in range(jobs):
             at = self.chance.uniform(0.0, span_s)
             name = self.chance.choice(names)
-            self._later(at, lambda job=f"j{number}", name=name: self._arrive(job, name))
-            if number % 50 == 49:
-                self._later(at, lambda name=name, r=f"r{number}": self._unload_by_hand(r, name))
+            self._later(at, partial(self._arrive, f"j{number}", name))
+            if self.chance.random() < self.faults.unload_by_hand:
+                self._later(at, partial(self._unload_by_hand, f"r{number}", name))
 
     def _arrive(self, job: str, consumer: str) -> None:
         kind = JobKind.LOAD if self.chance.random() < 0.03 else JobKind.COMPUTE
-        wait_s = self.chance.choice([None, 5.0, 60.0])
+        wait_s = self.chance.choice(self.patience_s)
         priority = self.chance.choice([None, None, None, 1])
-        self.deadlines[job] = self.now + (self.state.policy.max_wait_s if wait_s is None else wait_s)
+        self.deadlines[job] = self.now + (
+            self.state.policy.max_wait_s if wait_s is None else wait_s
+        )
         if self._roll(self.faults.client_leaves):
             self._later(self.chance.uniform(0.0, 20.0), lambda: self._post(JobLeft(self.now, job)))
         self._post(JobArrived(self.now, job, consumer, kind, priority, wait_s))
@@ -177,7 +198,8 @@ class World:
         if self._roll(self.faults.foreign):
             index = self.chance.choice(sorted(self.foreign_mib))
             self.foreign_mib[index] = self.chance.choice([0, 0, 3000])
-        self._sample_in(self.sample_s)
+        idle = self.sample_s == SAMPLE_IDLE_S
+        self._sample_in(self._calmly(self.sample_s) if idle else self.sample_s)
 
     def _reading(self, index: int) -> GpuReading:
         if self._roll(self.faults.nvml_lost):
@@ -197,19 +219,18 @@ class World:
         tells = service.policy.can_load or None
         event = (name, attempt, True, True, tells and service.loaded)
         self._later(0.05, lambda: self._post(ConsumerProbed(self.now, *event)))
-        self._later(PROBE_S, lambda: self._probe(name))
+        self._later(self._calmly(PROBE_S), lambda: self._probe(name))
 
     def _die(self, service: Service) -> None:
         """Its process ends and is started again: everything of it is free, and its jobs fail."""
         service.generation += 1
-        service.loaded, service.kept_mib = False, 0
-        service.held_mib.clear()
+        self._drop(service)
         for job in list(self.state.consumers[service.policy.name].running):
             self._end(job, Outcome.FAILED)
 
     # What the scheduler wants done
 
-    def _do(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one arm an effect
+    def _do(self, effect: Effect) -> None:  # noqa: C901 - one arm an effect
         match effect:
             case StartLoad(name, attempt, gpus):
                 self._load(self.services[name], attempt, gpus)
@@ -282,7 +303,6 @@ class World:
 
     def _unload(self, service: Service, attempt: int, *, escalate: bool) -> None:
         self._begin(service)
-        name = service.policy.name
         if not escalate and self._roll(self.faults.unload_hangs):
             self._later(UNLOAD_DEADLINE_S, lambda: self._unloaded(service, attempt, "it hangs"))
             return
@@ -290,7 +310,6 @@ class World:
             lag_s = self.chance.choice([0.0, 0.3, 1.5])
             self._later(lag_s / 2, lambda: self._halve(service))
             self._later(lag_s, lambda: self._drop(service))
-        assert name == service.policy.name
         answer_s = self.chance.uniform(0.0, 0.5)
         self._later(answer_s, lambda: self._unloaded(service, attempt, None))
 
@@ -344,19 +363,16 @@ class World:
             first = turns[0].consumer
             assert not self._servable(first), f"{first.name} is next and could be served"
         if self.state.policy.order is Order.RESIDENT_FIRST and not any(t.barrier for t in turns):
-            for turn in turns:
+            highest = max((turn.job.priority for turn in turns), default=0)
+            for turn in (turn for turn in turns if turn.job.priority == highest):
                 assert not self._servable(turn.consumer), f"{turn.consumer.name} could be served"
 
-    def _servable(self, consumer: object) -> bool:
-        from mgpu.core.admission import grantable
-        from mgpu.core.state import Consumer
-
-        assert isinstance(consumer, Consumer)
+    def _servable(self, consumer: Consumer) -> bool:
         if consumer.state is ConsumerState.ABSENT and consumer.name not in self.state.swaps:
             busy = swapping._busy(Step(self.now, self.state))
             plan = placement.plan(self.state, consumer, self.now, busy=busy)
             return isinstance(plan, placement.Plan)
-        return grantable(self.state, consumer)
+        return admission.grantable(self.state, consumer)
 
     def _check_quiet(self) -> None:
         arrived = self.deadlines.keys()
@@ -373,5 +389,4 @@ class World:
             assert consumer.unload is None, f"{consumer.name} is {consumer.state}"
         for gpu in self.state.gpus.values():
             assert not gpu.holders
-        lasting = {TimerKind.COOLDOWN, TimerKind.MIN_RESIDENT, TimerKind.SETTLE}
-        assert {timer.kind for timer in self.timers} <= lasting
+        assert not self.timers
