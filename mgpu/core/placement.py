@@ -91,7 +91,7 @@ def plan(
         elif found := _plan_on(state, target, gpus, at, everybody=everybody):
             plans.append((len(found.victims), -_room_mib(state, target, gpus), found))
         else:
-            hope = hope or _could_fit_later(state, target, gpus)
+            hope = hope or _could_fit_later(state, target, gpus, at)
     if plans:
         return min(plans, key=lambda entry: (entry[0], entry[1], entry[2].gpus))[2]
     return Wait() if hope else _unavailable(state, target)
@@ -152,12 +152,17 @@ def _evictable(state: State, target: Consumer, victim: Consumer, at: float) -> b
     )
 
 
-def _shortage_mib(state: State, target: Consumer, gpus: tuple[int, ...]) -> dict[int, int]:
+def _shortage_mib(
+    state: State, target: Consumer, gpus: tuple[int, ...], at: float
+) -> dict[int, int]:
     need_mib = vram.share_mib(target.footprint_mib, gpus)
-    return {
-        index: need_mib - vram.available_mib(state, state.gpus[index], target.name)
-        for index in gpus
-    }
+    short_mib = {}
+    for index in gpus:
+        gpu = state.gpus[index]
+        owed_mib = vram.owed_mib(gpu, at)
+        available_mib = vram.available_mib(state, gpu, target.name, owed_mib=owed_mib)
+        short_mib[index] = need_mib - available_mib
+    return short_mib
 
 
 def _too_many(state: State, target: Consumer) -> int:
@@ -184,7 +189,7 @@ def _suffices(
 def _plan_on(
     state: State, target: Consumer, gpus: tuple[int, ...], at: float, *, everybody: bool
 ) -> Plan | None:
-    shortage_mib = _shortage_mib(state, target, gpus)
+    shortage_mib = _shortage_mib(state, target, gpus, at)
     too_many = _too_many(state, target)
     ranked = sorted(state.consumers.values(), key=_lru)
     candidates = [
@@ -220,7 +225,7 @@ def _will_be_gone(consumer: Consumer) -> bool:
     return consumer.state is S.UNLOADING and not consumer.failures
 
 
-def _could_fit_later(state: State, target: Consumer, gpus: tuple[int, ...]) -> bool:
+def _could_fit_later(state: State, target: Consumer, gpus: tuple[int, ...], at: float) -> bool:
     """Whether the target fits once everybody who is busy, loading or leaving has made room."""
     later = [
         c
@@ -228,7 +233,7 @@ def _could_fit_later(state: State, target: Consumer, gpus: tuple[int, ...]) -> b
         if c.state in LEAVING
         or (_permitted(target, c) and (c.state in MAY_LEAVE or c.name in state.swaps))
     ]
-    shortage_mib = _shortage_mib(state, target, gpus)
+    shortage_mib = _shortage_mib(state, target, gpus, at)
     return _suffices(later, gpus, shortage_mib, _too_many(state, target))
 
 

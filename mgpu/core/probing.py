@@ -50,7 +50,9 @@ def gpus_read(step: Step, event: GpusRead) -> None:
     state.gpus_error = None
     seen = {reading.index for reading in event.readings}
     for reading in event.readings:
-        _take(state.gpus.setdefault(reading.index, Gpu(reading.index)), reading)
+        gpu = state.gpus.setdefault(reading.index, Gpu(reading.index))
+        gpu.read_at = step.at
+        _take(gpu, reading)
     for gpu in state.gpus.values():
         if gpu.index not in seen:
             gpu.error = "it is not there any more"
@@ -66,6 +68,7 @@ def gpus_lost(step: Step, event: GpusLost) -> None:
     step.state.gpus_error = event.error
     for gpu in step.state.gpus.values():
         gpu.error = event.error
+        gpu.read_at = step.at
 
 
 def _why(event: ConsumerProbed) -> str:

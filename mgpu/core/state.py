@@ -43,8 +43,6 @@ class Swap:
     """The least free memory seen since."""
     disturbed: bool = False
     """Somebody else's memory moved on its GPUs during the load: nothing is learned from it."""
-    patient_until: float = -math.inf
-    """What a failed load held may come back until then: so long nothing is planned anew."""
     forced: bool = False
     """Load even though nothing could be evicted (``when_nothing_to_evict: attempt``)."""
 
@@ -111,6 +109,11 @@ class Gpu:
     total_mib: int = 0
     free_mib: int = 0
     error: str | None = None
+    read_at: float = -math.inf
+    """When the figures were taken, or could not be."""
+    owed_mib: int = 0
+    """What somebody has given up and what does not show as free yet; see ``vram.owed_mib``."""
+    owed_until: float = -math.inf
     holders: dict[str, float] = field(default_factory=dict)
     """Consumers that compute here, and since when; at most one under the exclusive lock."""
 

@@ -13,21 +13,28 @@ from typing import assert_never
 
 from mgpu.core import placement, unloading, vram
 from mgpu.core.admission import refuse_waiting, satisfy_loads
-from mgpu.core.effects import Evicted, FootprintLearned, LoadMeasured, StartLoad
+from mgpu.core.effects import Evicted, FootprintLearned, LoadMeasured, Sample, StartLoad
 from mgpu.core.events import TimerKind
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.model import LockMode, NothingToEvict, Outcome, Refusal
 from mgpu.core.state import Consumer, State, Swap, SwapTimes
 from mgpu.core.step import Step
 
+FRESH_S = 0.1
+"""Figures older than this say nothing about the present: who has to leave is decided on new ones,
+which take a millisecond to get. While memory moves they are read more often than that anyway."""
+
 
 def request(step: Step, target: Consumer) -> bool:
-    """Start to make room for an absent target; False when that has to wait.
+    """Start to make room for an absent target; False when that has to wait, if only for a reading.
 
     When it cannot be had at all, the target's waiting jobs are refused.
     """
     state = step.state
     if not state.gpus:
+        return False
+    if not figures_are_fresh(state, step.at):
+        step.emit(Sample(state.sampling_fast))
         return False
     verdict = placement.never_fits(state, target) or placement.plan(
         state, target, step.at, busy=_busy(step)
@@ -44,6 +51,11 @@ def request(step: Step, target: Consumer) -> bool:
         case _:
             assert_never(verdict)
     return True
+
+
+def figures_are_fresh(state: State, at: float) -> bool:
+    """Whether every GPU has been read, or found unreadable, a moment ago."""
+    return all(at - gpu.read_at <= FRESH_S for gpu in state.gpus.values())
 
 
 def advance(step: Step) -> None:
@@ -142,8 +154,13 @@ def _advance(step: Step, swap: Swap) -> None:
                 unloading.absent(step, state.consumers[name], "its memory is free")
             swap.victims.clear()
             _load(step, target, swap)
-        elif not swap.victims and swap.patient_until <= step.at:
+        elif not swap.victims and not _owed(step, swap):
             _plan_again(step, target, swap)
+
+
+def _owed(step: Step, swap: Swap) -> bool:
+    """Whether memory is still to come back: so long nothing is planned anew."""
+    return any(vram.owed_mib(step.state.gpus[index], step.at) for index in swap.gpus)
 
 
 def _may_load(state: State, target: Consumer, swap: Swap) -> bool:
@@ -222,7 +239,10 @@ def _retry(step: Step, target: Consumer, swap: Swap, error: str) -> None:
     target.retrying = True
     swap.load_started_at = None
     settle_s = step.state.policy.settle_timeout_s
-    swap.patient_until = step.at + settle_s
+    for index in swap.gpus:
+        # What the failed load held.
+        gpu, held_mib = step.state.gpus[index], vram.reservation_mib(step.state, swap)
+        vram.owe(gpu, held_mib, step.at, step.at + settle_s)
     step.set_timer(TimerKind.SETTLE, target.name, settle_s, target.attempt)
     others = _busy(step) - frozenset(swap.gpus)
     verdict = placement.plan(step.state, target, step.at, busy=others, everybody=True)

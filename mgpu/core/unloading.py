@@ -101,7 +101,7 @@ def absent(step: Step, consumer: Consumer, reason: str) -> None:
     unload = consumer.unload
     assert unload is not None
     if consumer.state is S.UNLOADING:
-        _take_off(step.state, consumer)
+        _take_off(step, consumer)
         step.cancel_timer(TimerKind.SETTLE, consumer.name, consumer.attempt)
         step.emit(UnloadMeasured(consumer.name, ok=True, seconds=step.at - unload.started_at))
         consumer.failures = 0
@@ -210,9 +210,16 @@ def _freed(state: State, consumer: Consumer, *, answered: bool = False) -> float
     return min(shares, default=1.0)
 
 
-def _take_off(state: State, consumer: Consumer) -> None:
-    """Take what a leaver gave back off the rise that the others who leave are judged by."""
+def _take_off(step: Step, consumer: Consumer) -> None:
+    """Take what a leaver gave back off the rise that the others who leave are judged by.
+
+    What of it does not show yet, because enough for its purpose did, is to be expected.
+    """
+    state = step.state
+    until = step.at + state.policy.settle_timeout_s
     for index in consumer.gpus:
         share = min(1.0, max(0.0, _freed_on(state, consumer, index, answered=True)))
+        shown_mib = round(vram.gain_mib(consumer) * share)
+        vram.owe(state.gpus[index], vram.gain_mib(consumer) - shown_mib, step.at, until)
         for _, unload in _others_leaving(state, consumer, index):
-            unload.baseline_mib[index] += round(vram.gain_mib(consumer) * share)
+            unload.baseline_mib[index] += shown_mib

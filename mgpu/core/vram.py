@@ -74,20 +74,40 @@ def reserved_mib(state: State, gpu: int, *, without: str = "") -> int:
     )
 
 
+def owe(gpu: Gpu, mib: int, at: float, until: float) -> None:
+    """Expect memory to show as free on a GPU before long."""
+    gpu.owed_mib = owed_mib(gpu, at) + max(0, mib)
+    gpu.owed_until = until
+
+
+def owed_mib(gpu: Gpu, at: float) -> int:
+    """What is still to be expected: a plan counts on it, so that nobody is evicted in its place.
+
+    A load does not: it waits until the memory is measured.
+    """
+    return gpu.owed_mib if at < gpu.owed_until else 0
+
+
 def available_mib(
-    state: State, gpu: Gpu, target: str, *, without: frozenset[str] = frozenset()
+    state: State,
+    gpu: Gpu,
+    target: str,
+    *,
+    without: frozenset[str] = frozenset(),
+    owed_mib: int = 0,
 ) -> int:
     """What ``target`` could take on a GPU now, cushion kept; ``without`` as in ``billed_mib``.
 
-    The target's own residual counts as taken in the measured figure only, so that a load begins
-    when, and only when, the measured free memory covers its footprint and the cushion.
+    ``owed_mib`` counts as free already. The target's own residual counts as taken in the measured
+    figure only, so that a load begins when, and only when, the measured free memory covers its
+    footprint and the cushion.
     """
     booked = gpu.total_mib - billed_mib(state, gpu.index, without=without | {target})
     own = state.consumers[target]
     if gpu.index in own.gpus:
         booked += share_mib(kept_mib(own), own.gpus)
     reserved = reserved_mib(state, gpu.index, without=target)
-    return min(gpu.free_mib, booked) - reserved - state.policy.cushion_mib
+    return min(gpu.free_mib + owed_mib, booked) - reserved - state.policy.cushion_mib
 
 
 def foreign_mib(state: State, gpu: Gpu) -> int:

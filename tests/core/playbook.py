@@ -4,6 +4,8 @@
     assert play.arrive("1", "tts") == ["unload stt"]
     assert play.leaves("stt") == ["load tts"]
 
+Before every event the GPUs are read, so that no decision waits for a reading, unless ``stale``.
+
 The strings tell what is asked of the world; timers, samples and facts are left out of them and
 are found, with everything else of the last event, in ``effects``. The clock is virtual. After
 every event the invariants are checked, and that every job comes to exactly one end.
@@ -83,7 +85,7 @@ class Playbook:
     """One scheduler, its clock and its timers. ``total_mib`` has an entry for each GPU.
 
     What the resident consumers leave is free at first, or ``free_mib`` of GPU 0; ``blind``: no GPU
-    has been read yet.
+    has been read yet; ``stale``: they are read only when the test says so.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Playbook:
         total_mib: int | Sequence[int] = 24576,
         free_mib: int | None = None,
         blind: bool = False,
+        stale: bool = False,
         **policy: Any,
     ) -> None:
         policy.setdefault("cushion_mib", 0)
@@ -101,6 +104,7 @@ class Playbook:
         self.scheduler = Scheduler(rules)
         self.state = self.scheduler.state
         self.now = 0.0
+        self.sighted = not blind and not stale
         self.effects: list[Effect] = []
         self.timers: dict[Timer, float] = {}
         self.tokens: dict[str, int] = {}
@@ -124,14 +128,21 @@ class Playbook:
 
     def handle(self, event: Event) -> list[str]:
         before = set(self.state.jobs)
-        self.effects = self.scheduler.handle(event)
-        invariants.check(self.state)
-        invariants.check_effects(self.state, self.effects)
-        for effect in self.effects:
-            self._keep(effect)
+        self.effects = []
+        if self.sighted and not isinstance(event, GpusRead | GpusLost):
+            self._handle(GpusRead(self.now, tuple(self.gpus.values())))
+        self._handle(event)
         gone = before - set(self.state.jobs)
         assert gone <= self.ended.keys(), f"{gone} vanished without an end"
         return shown(self.effects)
+
+    def _handle(self, event: Event) -> None:
+        effects = self.scheduler.handle(event)
+        self.effects += effects
+        invariants.check(self.state)
+        invariants.check_effects(self.state, effects)
+        for effect in effects:
+            self._keep(effect)
 
     def _keep(self, effect: Effect) -> None:
         match effect:
@@ -223,6 +234,7 @@ class Playbook:
         return self.handle(ConsumerProbed(self.now, consumer, number, reachable, healthy, resident))
 
     def gpus_lost(self, error: str = "timed out") -> list[str]:
+        self.sighted = False
         return self.handle(GpusLost(self.now, error))
 
     def unload_by_hand(self, consumer: str, request: str = "r") -> list[str]:

@@ -2,7 +2,15 @@ from __future__ import annotations
 
 import pytest
 
-from mgpu.core.effects import FootprintLearned, LoadMeasured, SetTimer, StartLoad, SwapMeasured
+from mgpu.core import swapping
+from mgpu.core.effects import (
+    FootprintLearned,
+    LoadMeasured,
+    Sample,
+    SetTimer,
+    StartLoad,
+    SwapMeasured,
+)
 from mgpu.core.events import Timer, TimerKind
 from mgpu.core.model import GpuReading
 from tests.core.playbook import Playbook, absent, resident
@@ -396,3 +404,51 @@ def test_gpus_that_appear_later_are_used() -> None:
     play.gpus[1] = GpuReading(index=1, total_mib=24576, free_mib=24576)
     play.memory(4000)
     assert play.arrive("2", "new") == ["load new on 1"]
+
+
+def test_who_has_to_leave_is_decided_on_figures_taken_just_now() -> None:
+    play = Playbook(resident("old"), absent("new"), total_mib=20000, free_mib=6000, stale=True)
+    play.after(0.5)
+    assert play.arrive("1", "new") == []
+    assert play.facts(Sample) == [Sample(fast=False)]
+    # A foreign process has given its memory back meanwhile, so that nobody has to leave.
+    assert play.memory(12000) == ["load new"]
+
+
+def test_figures_taken_a_moment_ago_are_good_enough() -> None:
+    play = Playbook(resident("old"), absent("new"), total_mib=12000, stale=True)
+    play.after(swapping.FRESH_S / 2)
+    assert play.arrive("1", "new") == ["unload old"]
+
+
+def test_memory_an_earlier_victim_still_owes_is_waited_for_instead_of_another_victim() -> None:
+    play = Playbook(resident("a"), resident("b"), absent("c", 4000), absent("d", 4000))
+    play.memory(0)
+    play.state.gpus[0].total_mib = 16000
+    play.gpus[0] = GpuReading(index=0, total_mib=16000, free_mib=0)
+    play.use("b")
+    assert play.arrive("1", "c") == ["unload a"]
+    play.unloaded("a")
+    assert play.memory(4000) == ["load c"]
+    play.memory(0)
+    assert play.loaded("c") == ["grant 1"]
+    play.end("1")
+    # 4000 MiB of a are still to come: by the books d fits beside b and c.
+    assert play.arrive("2", "d") == []
+    assert play.memory(4000) == ["load d"]
+
+
+def test_memory_that_is_owed_for_too_long_is_not_counted_on() -> None:
+    play = Playbook(resident("a"), resident("b"), absent("c", 4000), absent("d", 4000))
+    play.state.gpus[0].total_mib = 16000
+    play.gpus[0] = GpuReading(index=0, total_mib=16000, free_mib=0)
+    play.use("b")
+    play.arrive("1", "c")
+    play.unloaded("a")
+    play.memory(4000)
+    play.memory(0)
+    play.loaded("c")
+    play.end("1")
+    assert play.arrive("2", "d") == []
+    play.after(6.0)
+    assert "unload" in str(play.memory(0))

@@ -371,7 +371,8 @@ class World:
         if consumer.state is ConsumerState.ABSENT and consumer.name not in self.state.swaps:
             busy = swapping._busy(Step(self.now, self.state))
             plan = placement.plan(self.state, consumer, self.now, busy=busy)
-            return isinstance(plan, placement.Plan)
+            fresh = swapping.figures_are_fresh(self.state, self.now)
+            return fresh and isinstance(plan, placement.Plan)
         return admission.grantable(self.state, consumer)
 
     def _check_quiet(self) -> None:
