@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -68,6 +69,7 @@ def serve(config: Config) -> None:
     Raises ``errors.ConfigError`` when it cannot listen, or cannot keep its state.
     """
     logs.configure(secrets=_secrets(config))
+    _allow_many_connections()
     uvloop.run(_serve(config))
 
 
@@ -168,6 +170,15 @@ def _secrets(config: Config) -> list[str]:
         for value in call.headers.values()
     ]
     return [*api_keys(config), *headers]
+
+
+def _allow_many_connections() -> None:
+    """Every waiting client is an open file: take as many as the system lets us have.
+
+    The usual soft limit of 1024 is there for programs that still call select(2).
+    """
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _tune_garbage_collection() -> None:
