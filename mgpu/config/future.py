@@ -20,8 +20,6 @@ KEYS: Mapping[str, frozenset[str]] = {
     "consumers.*.container": _OFF,
     "consumers.*.command": _OFF,
     "consumers.*.listen": _OFF,
-    "scheduler.prefetch": _OFF,
-    "scheduler.max_parallel_loads": _OFF | {"1"},
     "scheduler.restore_when_idle": _OFF,
 }
 """Each key with the values, as lower-case text, that mean "off"."""

@@ -88,6 +88,8 @@ class SchedulerConfig(Section):
     max_overtake_s: Annotated[float, Field(ge=0)] = 120.0
     min_resident_s: Annotated[float, Field(ge=0)] = 0.0
     max_resident: Annotated[int, Field(ge=0)] = 0
+    prefetch: bool = True
+    max_parallel_loads: Annotated[int, Field(gt=0)] = 2
     when_nothing_to_evict: NothingToEvict = NothingToEvict.REJECT
 
 

@@ -20,6 +20,8 @@ def policy(config: Config) -> Policy:
         max_overtake_s=scheduler.max_overtake_s,
         min_resident_s=scheduler.min_resident_s,
         max_resident=scheduler.max_resident,
+        prefetch=scheduler.prefetch,
+        max_parallel_loads=scheduler.max_parallel_loads,
         settle_timeout_s=config.gpu.settle_timeout_s,
     )
 

@@ -108,6 +108,9 @@ class Policy:
     max_overtake_s: float = 120.0
     min_resident_s: float = 0.0
     max_resident: int = 0
+    prefetch: bool = True
+    """Load consumers while others compute."""
+    max_parallel_loads: int = 2
     settle_timeout_s: float = 5.0
 
 

@@ -10,6 +10,7 @@ to be unloaded, not running its own eviction, and not in the target's ``can_coex
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -73,22 +74,34 @@ def never_fits(state: State, consumer: Consumer) -> Refusal | None:
     )
 
 
-def plan(
-    state: State, target: Consumer, at: float, *, busy: frozenset[int], everybody: bool = False
+def plan(  # noqa: PLR0913 - what is asked, and how hard
+    state: State,
+    target: Consumer,
+    at: float,
+    *,
+    busy: frozenset[int],
+    rank: float = math.inf,
+    everybody: bool = False,
 ) -> Verdict:
     """Choose GPUs and victims for a target.
 
     ``busy`` GPUs are not to be touched now; what could be had there shows when they are not busy
-    any more. ``everybody``: take all permitted victims, needed or not (a load has failed although
-    there was room by the books).
+    any more. Consumers with waiting jobs of the priority ``rank`` or a higher one are no victims:
+    they are served first, and then may be. ``everybody``: take all permitted victims, needed or not
+    (a load has failed although there was room by the books).
     """
+    spared = frozenset(
+        c.name
+        for c in state.consumers.values()
+        if c.waiting and c.waiting.highest_priority() >= rank
+    )
     plans: list[tuple[int, int, Plan]] = []
     hope = False
     for gpus in choices(state, target):
         healthy = all(index in state.gpus and state.gpus[index].healthy for index in gpus)
         if not healthy or busy.intersection(gpus):
             hope = True
-        elif found := _plan_on(state, target, gpus, at, everybody=everybody):
+        elif found := _plan_on(state, target, gpus, at, spared, everybody=everybody):
             plans.append((len(found.victims), -_room_mib(state, target, gpus), found))
         else:
             hope = hope or _could_fit_later(state, target, gpus, at)
@@ -155,14 +168,27 @@ def _evictable(state: State, target: Consumer, victim: Consumer, at: float) -> b
 def _shortage_mib(
     state: State, target: Consumer, gpus: tuple[int, ...], at: float
 ) -> dict[int, int]:
+    """What is missing on each GPU; what victims of other swaps will give back is not."""
     need_mib = vram.share_mib(target.footprint_mib, gpus)
+    leaving = promised(state)
     short_mib = {}
     for index in gpus:
         gpu = state.gpus[index]
-        owed_mib = vram.owed_mib(gpu, at)
-        available_mib = vram.available_mib(state, gpu, target.name, owed_mib=owed_mib)
+        owed_mib = vram.owed_mib(gpu, at) + sum(
+            vram.gain_mib(state.consumers[name])
+            for name in leaving
+            if index in state.consumers[name].gpus
+        )
+        available_mib = vram.available_mib(
+            state, gpu, target.name, without=leaving, owed_mib=owed_mib
+        )
         short_mib[index] = need_mib - available_mib
     return short_mib
+
+
+def promised(state: State) -> frozenset[str]:
+    """Who is leaving for somebody else; that one's reservation stands against it."""
+    return frozenset(victim for swap in state.swaps.values() for victim in swap.victims)
 
 
 def _too_many(state: State, target: Consumer) -> int:
@@ -186,8 +212,14 @@ def _suffices(
     )
 
 
-def _plan_on(
-    state: State, target: Consumer, gpus: tuple[int, ...], at: float, *, everybody: bool
+def _plan_on(  # noqa: PLR0913 - as plan
+    state: State,
+    target: Consumer,
+    gpus: tuple[int, ...],
+    at: float,
+    spared: frozenset[str],
+    *,
+    everybody: bool,
 ) -> Plan | None:
     shortage_mib = _shortage_mib(state, target, gpus, at)
     too_many = _too_many(state, target)
@@ -195,13 +227,19 @@ def _plan_on(
     candidates = [
         c
         for c in ranked
-        if _evictable(state, target, c, at) and (too_many or set(gpus).intersection(c.gpus))
+        if c.name not in spared
+        and _evictable(state, target, c, at)
+        and (too_many or set(gpus).intersection(c.gpus))
     ]
     if everybody:
         return Plan(gpus, tuple(c.name for c in candidates))
     if _suffices([], gpus, shortage_mib, too_many):
         return Plan(gpus)
-    if any(_will_be_gone(c) and (too_many or set(gpus).intersection(c.gpus)) for c in ranked):
+    leaving = promised(state)
+    if any(
+        _will_be_gone(c) and c.name not in leaving and (too_many or set(gpus) & set(c.gpus))
+        for c in ranked
+    ):
         return None
     chosen: list[Consumer] = []
     for candidate in candidates:
@@ -211,14 +249,14 @@ def _plan_on(
     if not _suffices(chosen, gpus, shortage_mib, too_many):
         return None
     for candidate in reversed(chosen.copy()):
-        spared = [c for c in chosen if c is not candidate]
-        if _suffices(spared, gpus, shortage_mib, too_many):
-            chosen = spared
+        fewer = [c for c in chosen if c is not candidate]
+        if _suffices(fewer, gpus, shortage_mib, too_many):
+            chosen = fewer
     return Plan(gpus, tuple(c.name for c in chosen))
 
 
 def _will_be_gone(consumer: Consumer) -> bool:
-    """Whether its memory is on its way back, so that it is too early to ask another to leave.
+    """Whether memory is on its way back, so that it is too early to ask another to leave.
 
     Nobody waits for a consumer that failed to unload before.
     """
@@ -226,15 +264,36 @@ def _will_be_gone(consumer: Consumer) -> bool:
 
 
 def _could_fit_later(state: State, target: Consumer, gpus: tuple[int, ...], at: float) -> bool:
-    """Whether the target fits once everybody who is busy, loading or leaving has made room."""
-    later = [
-        c
-        for c in state.consumers.values()
-        if c.state in LEAVING
-        or (_permitted(target, c) and (c.state in MAY_LEAVE or c.name in state.swaps))
-    ]
-    shortage_mib = _shortage_mib(state, target, gpus, at)
-    return _suffices(later, gpus, shortage_mib, _too_many(state, target))
+    """Whether the target fits once everybody who is busy, loading or leaving has made room.
+
+    By the books, with foreign memory as it is: what a load has taken so far is in the measured
+    figure and in its reservation, and must not count twice.
+    """
+    need_mib = vram.share_mib(target.footprint_mib, gpus) + state.policy.cushion_mib
+    others = [c for c in state.consumers.values() if c is not target]
+    staying = [c for c in others if not _may_make_room(state, target, c)]
+    for index in gpus:
+        gpu = state.gpus[index]
+        foreign_mib = max(0, vram.foreign_mib(state, gpu) - vram.owed_mib(gpu, at))
+        kept_mib = sum(
+            vram.share_mib(_claimed_mib(state, c) if c in staying else vram.kept_mib(c), c.gpus)
+            for c in others
+            if index in c.gpus and not c.policy.vram_managed
+        )
+        if need_mib > gpu.total_mib - foreign_mib - kept_mib:
+            return False
+    return len(others) - len(staying) >= _too_many(state, target)
+
+
+def _may_make_room(state: State, target: Consumer, other: Consumer) -> bool:
+    return other.state in LEAVING or (
+        _permitted(target, other) and (other.state in MAY_LEAVE or other.name in state.swaps)
+    )
+
+
+def _claimed_mib(state: State, consumer: Consumer) -> int:
+    """What a consumer is billed for, or what is reserved for it."""
+    return consumer.footprint_mib if consumer.name in state.swaps else vram.held_mib(consumer)
 
 
 def _unavailable(state: State, target: Consumer) -> Refusal:

@@ -59,7 +59,9 @@ def gpus_read(step: Step, event: GpusRead) -> None:
         elif gpu.healthy:
             vram.believe_the_gpu(state, gpu)
     for consumer in state.consumers.values():
-        if not consumer.gpus:
+        # One asked to unload before the first reading has no figures to be judged by: it is placed
+        # when it has gone.
+        if not consumer.gpus and consumer.unload is None:
             consumer.gpus = _home(state, consumer)
 
 

@@ -231,7 +231,8 @@ def _serve(step: Step, turn: Turn) -> bool:
             admission.grant(step, consumer, turn.job)
             return True
         case S.ABSENT:
-            return consumer.name not in step.state.swaps and swapping.request(step, consumer)
+            rank = math.inf if turn.barrier else turn.job.priority
+            return consumer.name not in step.state.swaps and swapping.request(step, consumer, rank)
         case S.COOLDOWN | S.QUARANTINED:
             admission.refuse_waiting(step, consumer, admission.cooldown_refusal(step, consumer))
             return True

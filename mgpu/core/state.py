@@ -43,6 +43,8 @@ class Swap:
     """The least free memory seen since."""
     disturbed: bool = False
     """Somebody else's memory moved on its GPUs during the load: nothing is learned from it."""
+    rank: float = math.inf
+    """It may take the place of consumers whose waiting jobs have a lower priority than this."""
     forced: bool = False
     """Load even though nothing could be evicted (``when_nothing_to_evict: attempt``)."""
 

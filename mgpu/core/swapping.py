@@ -25,10 +25,11 @@ FRESH_S = 0.1
 which take a millisecond to get. While memory moves they are read more often than that anyway."""
 
 
-def request(step: Step, target: Consumer) -> bool:
+def request(step: Step, target: Consumer, rank: float) -> bool:
     """Start to make room for an absent target; False when that has to wait, if only for a reading.
 
-    When it cannot be had at all, the target's waiting jobs are refused.
+    It may take the place of consumers whose waiting jobs have a lower priority than ``rank``. When
+    room cannot be had at all, the target's waiting jobs are refused.
     """
     state = step.state
     if not state.gpus:
@@ -37,20 +38,21 @@ def request(step: Step, target: Consumer) -> bool:
         step.emit(Sample(state.sampling_fast))
         return False
     verdict = placement.never_fits(state, target) or placement.plan(
-        state, target, step.at, busy=_busy(step)
+        state, target, step.at, busy=_busy(step), rank=rank
     )
     match verdict:
         case placement.Plan(gpus, victims):
-            _start(step, target, gpus, victims)
+            _start(step, Swap(target.name, gpus, started_at=step.at, rank=rank), victims)
         case placement.Wait():
             return False
         case Refusal(code) if code == "vram-unavailable" and _attempt_anyway(step):
-            _start(step, target, placement.roomiest(state, target), (), forced=True)
+            gpus = placement.roomiest(state, target)
+            _start(step, Swap(target.name, gpus, started_at=step.at, forced=True), ())
         case Refusal():
             refuse_waiting(step, target, verdict)
         case _:
             assert_never(verdict)
-    return True
+    return not target.waiting or target.state is not S.ABSENT or target.name in state.swaps
 
 
 def figures_are_fresh(state: State, at: float) -> bool:
@@ -108,24 +110,24 @@ def _attempt_anyway(step: Step) -> bool:
 
 
 def _busy(step: Step) -> frozenset[int]:
-    """GPUs on which no swap may start: another is under way, or the exclusive lock is held."""
-    exclusive = step.state.policy.lock is LockMode.EXCLUSIVE
+    """GPUs on which no swap may start.
+
+    With ``prefetch`` that is all of them once enough loads share disk and bus. Without, those where
+    another swap is under way or the exclusive lock is held.
+    """
+    policy = step.state.policy
+    if policy.prefetch:
+        full = len(step.state.swaps) >= policy.max_parallel_loads
+        return frozenset(step.state.gpus) if full else frozenset()
+    exclusive = policy.lock is LockMode.EXCLUSIVE
     computing = {g.index for g in step.state.gpus.values() if exclusive and g.holders}
     swapping = {index for swap in step.state.swaps.values() for index in swap.gpus}
     return frozenset(computing | swapping)
 
 
-def _start(
-    step: Step,
-    target: Consumer,
-    gpus: tuple[int, ...],
-    victims: tuple[str, ...],
-    *,
-    forced: bool = False,
-) -> None:
-    swap = Swap(target.name, gpus, started_at=step.at, forced=forced)
-    step.state.swaps[target.name] = swap
-    target.gpus = gpus
+def _start(step: Step, swap: Swap, victims: tuple[str, ...]) -> None:
+    step.state.swaps[swap.target] = swap
+    step.state.consumers[swap.target].gpus = swap.gpus
     _evict(step, swap, victims)
     _advance(step, swap)
 
@@ -160,7 +162,12 @@ def _advance(step: Step, swap: Swap) -> None:
 
 def _owed(step: Step, swap: Swap) -> bool:
     """Whether memory is still to come back: so long nothing is planned anew."""
-    return any(vram.owed_mib(step.state.gpus[index], step.at) for index in swap.gpus)
+    state = step.state
+    leaving = [state.consumers[name] for name in placement.promised(state)]
+    return any(
+        vram.owed_mib(state.gpus[index], step.at) or any(index in c.gpus for c in leaving)
+        for index in swap.gpus
+    )
 
 
 def _may_load(state: State, target: Consumer, swap: Swap) -> bool:
@@ -183,7 +190,7 @@ def _fits(state: State, target: Consumer, swap: Swap) -> bool:
 def _plan_again(step: Step, target: Consumer, swap: Swap) -> None:
     """The victims have gone and it still does not fit: somebody else took or kept the memory."""
     del step.state.swaps[swap.target]
-    verdict = placement.plan(step.state, target, step.at, busy=_busy(step))
+    verdict = placement.plan(step.state, target, step.at, busy=_busy(step), rank=swap.rank)
     if isinstance(verdict, placement.Plan) and verdict.victims:
         step.state.swaps[swap.target] = swap
         swap.gpus = target.gpus = verdict.gpus

@@ -40,6 +40,10 @@ class Waiting:
         del self._jobs[job.id]
         self._forget_departed()
 
+    def highest_priority(self) -> int:
+        """The highest priority of all. Not to be asked of an empty queue."""
+        return -self._by_rank[0][0]
+
     def head(self, at: float, max_overtake_s: float) -> tuple[Job, bool]:
         """The next job, and whether it has waited so long that nobody may overtake it.
 

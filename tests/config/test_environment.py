@@ -76,9 +76,9 @@ def test_variables_of_the_client_are_no_configuration(
         ("MGPU_SERVER__LISTEN", "", "server.listen: must be HOST:PORT, [IPV6]:PORT or unix:/PATH"),
         ("MGPU_CONSUMERS__STT__PRIORITY", "1", "consumers.stt.url: is required"),
         (
-            "MGPU_SCHEDULER__PREFETCH",
+            "MGPU_SCHEDULER__RESTORE_WHEN_IDLE",
             "true",
-            "scheduler.prefetch: is not supported by this version yet",
+            "scheduler.restore_when_idle: is not supported by this version yet",
         ),
     ],
 )

@@ -39,8 +39,6 @@ def test_a_key_of_a_consumer_that_is_not_there_yet_is_told_so(
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("scheduler: {prefetch: true}", "scheduler.prefetch: is"),
-        ("scheduler: {max_parallel_loads: 2}", "scheduler.max_parallel_loads: is"),
         ("scheduler: {restore_when_idle: true}", "scheduler.restore_when_idle: is"),
         ("scheduler: {order: planned}", "scheduler.order: planned is"),
         ("scheduler: {victims: reload-cost}", "scheduler.victims: reload-cost is"),
@@ -66,7 +64,7 @@ def test_off_is_what_this_version_does_and_is_accepted(loaded: Load) -> None:
         container: null
         command: null
         listen: null
-    scheduler: {{prefetch: false, max_parallel_loads: 1, restore_when_idle: off}}
+    scheduler: {{restore_when_idle: off}}
     """)
 
     assert config == loaded(TTS)

@@ -98,6 +98,7 @@ class Playbook:
         **policy: Any,
     ) -> None:
         policy.setdefault("cushion_mib", 0)
+        policy.setdefault("prefetch", False)
         for name in policy.keys() & CHOICES.keys():
             policy[name] = CHOICES[name](policy[name])
         rules = Policy(consumers={c.name: c for c in consumers}, **policy)

@@ -64,6 +64,8 @@ def world(seed: int, jobs: int, faults: Faults = FAULTS) -> World:
         max_queue=draw.choice([5, 50]),
         min_resident_s=draw.choice([0.0, 3.0]),
         max_resident=draw.choice([0, 0, 2]),
+        prefetch=draw.choice([True, True, False]),
+        max_parallel_loads=draw.choice([1, 2, 3]),
     )
     return World(seed, policy, jobs=jobs, span_s=1.0 * jobs, gpus=gpus, faults=faults)
 
@@ -82,7 +84,7 @@ def test_a_thousand_mixed_jobs_come_to_exactly_one_end_each(seed: int) -> None:
     ended = play(world(seed, 1000), seed).ended
     outcomes = Counter(finish.outcome for finish in ended.values())
     assert outcomes.total() == 1000
-    assert outcomes[Outcome.DONE] > 250
+    assert outcomes[Outcome.DONE] > 200
     assert outcomes.keys() == set(Outcome)
 
 

@@ -8,6 +8,7 @@ makes one history. After every event the promises are checked that hold at any t
 from __future__ import annotations
 
 import heapq
+import math
 import random
 from collections import deque
 from collections.abc import Callable
@@ -44,7 +45,6 @@ from mgpu.core.events import (
 )
 from mgpu.core.model import ConsumerPolicy, ConsumerState, GpuReading, Order, Outcome, Policy
 from mgpu.core.scheduler import Scheduler
-from mgpu.core.state import Consumer
 from mgpu.core.step import Step
 
 HISTORY = 40
@@ -361,16 +361,18 @@ class World:
         turns = ordering.turns(self.state, self.now)
         if turns and self.state.gpus:
             first = turns[0].consumer
-            assert not self._servable(first), f"{first.name} is next and could be served"
+            assert not self._servable(turns[0]), f"{first.name} is next and could be served"
         if self.state.policy.order is Order.RESIDENT_FIRST and not any(t.barrier for t in turns):
             highest = max((turn.job.priority for turn in turns), default=0)
             for turn in (turn for turn in turns if turn.job.priority == highest):
-                assert not self._servable(turn.consumer), f"{turn.consumer.name} could be served"
+                assert not self._servable(turn), f"{turn.consumer.name} could be served"
 
-    def _servable(self, consumer: Consumer) -> bool:
+    def _servable(self, turn: ordering.Turn) -> bool:
+        consumer = turn.consumer
+        rank = math.inf if turn.barrier else turn.job.priority
         if consumer.state is ConsumerState.ABSENT and consumer.name not in self.state.swaps:
             busy = swapping._busy(Step(self.now, self.state))
-            plan = placement.plan(self.state, consumer, self.now, busy=busy)
+            plan = placement.plan(self.state, consumer, self.now, busy=busy, rank=rank)
             fresh = swapping.figures_are_fresh(self.state, self.now)
             return fresh and isinstance(plan, placement.Plan)
         return admission.grantable(self.state, consumer)

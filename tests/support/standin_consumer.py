@@ -97,6 +97,7 @@ class StandinConsumer:
         self.unloads = 0
         self.jobs = 0
         self.aborted = 0
+        self.abortion = asyncio.Event()
         self.load_status = 200
         self.unload_status = 200
         self.frees = True
@@ -246,6 +247,7 @@ class StandinConsumer:
             yield
         except asyncio.CancelledError:
             self.aborted += 1
+            self.abortion.set()
             raise
         finally:
             self._referee.leave(self.name)
