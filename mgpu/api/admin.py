@@ -1,4 +1,7 @@
-"""What people and their tools ask of the broker itself: how things are, load this, unload that."""
+"""What people and their tools ask of the broker itself.
+
+How things are; load this, unload, restart, pin that; pause and go on.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,40 @@ async def unload(request: web.Request) -> web.Response:
     return web.json_response(_consumer_document(broker.snapshot().consumers[name]))
 
 
+async def restart(request: web.Request) -> web.Response:
+    """Stop a consumer and its jobs, and load it again; answers when it is resident."""
+    name = await _consumer(request)
+    broker = request.app[DEPS].broker
+    await broker.restart(name)
+    return web.json_response(_consumer_document(broker.snapshot().consumers[name]))
+
+
+async def pin(request: web.Request) -> web.Response:
+    """Keep a consumer in VRAM; answers at once, while it may still have to load."""
+    return await _pin(request, pinned=True)
+
+
+async def unpin(request: web.Request) -> web.Response:
+    """Let a consumer be evicted again."""
+    return await _pin(request, pinned=False)
+
+
+async def pause(request: web.Request) -> web.Response:
+    """Hold the queue; answers when everybody who can leave VRAM has left."""
+    await _no_options(request)
+    broker = request.app[DEPS].broker
+    await broker.pause()
+    return web.json_response({"paused": broker.snapshot().paused})
+
+
+async def resume(request: web.Request) -> web.Response:
+    """Go on."""
+    await _no_options(request)
+    broker = request.app[DEPS].broker
+    broker.resume()
+    return web.json_response({"paused": broker.snapshot().paused})
+
+
 def status_document(snapshot: Snapshot) -> dict[str, Any]:
     """A snapshot as JSON, in the names that tools rely on."""
     return {
@@ -53,11 +90,11 @@ def status_document(snapshot: Snapshot) -> dict[str, Any]:
                 "consumer": waiter.consumer,
                 "position": waiter.position,
                 "waited_s": round(waiter.waited_s, 3),
-                "eta_s": None,
+                "eta_s": None if waiter.eta_s is None else round(waiter.eta_s, 3),
             }
             for waiter in snapshot.queue
         ],
-        "paused": False,
+        "paused": snapshot.paused,
         "draining": snapshot.draining,
         "evictions": snapshot.evictions,
         "loads": snapshot.loads,
@@ -76,12 +113,25 @@ def _consumer_document(consumer: ConsumerView) -> dict[str, Any]:
     return document
 
 
+async def _pin(request: web.Request, *, pinned: bool) -> web.Response:
+    name = await _consumer(request)
+    broker = request.app[DEPS].broker
+    broker.pin(name, pinned=pinned)
+    return web.json_response(_consumer_document(broker.snapshot().consumers[name]))
+
+
 async def _consumer(request: web.Request) -> str:
-    """The consumer that is meant, of a request that a page's form cannot make.
+    """The consumer that is meant."""
+    name = request.app[ROUTES].upstream(request.match_info["name"]).name
+    await _no_options(request)
+    return name
+
+
+async def _no_options(request: web.Request) -> None:
+    """Refuse a request that a page's form can make, or that wants something special.
 
     A browser sends forms and plain text to any site without asking; JSON it does not.
     """
-    name = request.app[ROUTES].upstream(request.match_info["name"]).name
     given = hdrs.CONTENT_TYPE in request.headers
     is_json = given and request.content_type == "application/json"
     if (request.can_read_body and not is_json) or (given and request.content_type in _OF_FORMS):
@@ -93,7 +143,6 @@ async def _consumer(request: web.Request) -> str:
         raise BadRequest("The body is not JSON.") from error
     if options != {}:
         raise BadRequest("The body must be empty or {}: this takes no options.")
-    return name
 
 
 async def _read(request: web.Request) -> bytes:

@@ -54,8 +54,11 @@ class Broker(Protocol):
         *,
         priority: int | None = None,
         max_wait_s: float | None = None,
+        idle_unload_s: float | None = None,
     ) -> AbstractAsyncContextManager[Lease]:
         """Wait until the job may compute; leaving the context gives the lease back.
+
+        ``idle_unload_s``: how long the consumer may be idle afterwards, infinity for ever.
 
         A body that is cancelled ends the job as cancelled, any other exception as failed. Being
         cancelled while waiting takes the job out of the queue.
@@ -66,6 +69,18 @@ class Broker(Protocol):
 
     async def unload(self, consumer: str) -> None:
         """Return when the consumer is absent."""
+
+    async def restart(self, consumer: str) -> None:
+        """Stop the consumer and its jobs, then load it again."""
+
+    def pin(self, consumer: str, *, pinned: bool) -> None:
+        """Keep the consumer in VRAM from now on, or not any more."""
+
+    async def pause(self) -> None:
+        """Hold the queue; return when everybody has left."""
+
+    def resume(self) -> None:
+        """Go on after a pause."""
 
     def snapshot(self) -> Snapshot:
         """Everything at this moment."""

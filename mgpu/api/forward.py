@@ -13,6 +13,7 @@ streaming. The queue place, the lease and the consumer's connection go with it.
 from __future__ import annotations
 
 import asyncio
+import math
 import re
 import time
 from collections.abc import Mapping
@@ -33,6 +34,8 @@ from mgpu.errors import BadRequest
 PRIORITY_LIMIT = 100
 _PRIORITY = re.compile(r"[+-]?[0-9]{1,3}")
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+_IDLE_SECONDS = re.compile(rf"-?{_SECONDS.pattern}")
+_NEVER = "never"
 _MIB = 1 << 20
 _SERVER_ERROR = 500
 
@@ -46,12 +49,17 @@ async def as_job(request: web.Request, upstream: Upstream, url: URL) -> web.Stre
     deps = request.app[DEPS]
     priority = _priority(request)
     max_wait_s = _max_wait_s(request, deps.config.scheduler.max_wait_s)
+    idle_unload_s = _idle_unload_s(request)
     job = deps.broker.new_job_id()
     try:
         async with (
             _body(request, deps) as body,
             deps.broker.lease(
-                job, upstream.name, priority=priority, max_wait_s=max_wait_s
+                job,
+                upstream.name,
+                priority=priority,
+                max_wait_s=max_wait_s,
+                idle_unload_s=idle_unload_s,
             ) as lease,
         ):
             response = await _exchange(request, upstream, url, body, lease)
@@ -133,6 +141,18 @@ def _max_wait_s(request: web.Request, limit_s: float) -> float | None:
     if not _SECONDS.fullmatch(text) or float(text) <= 0:
         raise BadRequest(f"{fields.MAX_WAIT} must be a number of seconds above 0.")
     return min(float(text), limit_s)
+
+
+def _idle_unload_s(request: web.Request) -> float | None:
+    """How long the consumer may be idle after the job; infinity: for ever."""
+    text = _single(request, fields.IDLE_UNLOAD)
+    if text is None:
+        return None
+    if text.lower() == _NEVER:
+        return math.inf
+    if not _IDLE_SECONDS.fullmatch(text):
+        raise BadRequest(f"{fields.IDLE_UNLOAD} must be a number of seconds, or {_NEVER}.")
+    return math.inf if text.startswith("-") else float(text)
 
 
 def _single(request: web.Request, name: str) -> str | None:

@@ -13,6 +13,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 
 PRIORITY = "X-MGPU-Priority"
 MAX_WAIT = "X-MGPU-Max-Wait"
+IDLE_UNLOAD = "X-MGPU-Idle-Unload"
 JOB = "X-MGPU-Job"
 CONSUMER = "X-MGPU-Consumer"
 SERVER_TIMING = "Server-Timing"
@@ -44,6 +45,7 @@ _NOT_TO_CONSUMER = _HOP_BY_HOP | {
     "sec-fetch-user",
     PRIORITY.lower(),
     MAX_WAIT.lower(),
+    IDLE_UNLOAD.lower(),
 }
 _NOT_TO_CLIENT = _HOP_BY_HOP | {JOB.lower(), CONSUMER.lower()}
 

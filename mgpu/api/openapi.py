@@ -42,6 +42,12 @@ _JOB_PARAMETERS = [
         "description": "Seconds to wait for the GPU at most",
         "schema": {"type": "number", "exclusiveMinimum": 0},
     },
+    {
+        "name": fields.IDLE_UNLOAD,
+        "in": "header",
+        "description": "Seconds the consumer may be idle afterwards; below 0, or never: for ever",
+        "schema": {"oneOf": [{"type": "number"}, {"const": "never"}]},
+    },
 ]
 _JOB_ANSWER = {
     "description": "The consumer's own answer, streamed",
@@ -76,16 +82,22 @@ def _get(summary: str, media_type: str, **more: Any) -> dict[str, Any]:
     return {"get": {"summary": summary, "responses": {"200": answer, "default": _PROBLEM}, **more}}
 
 
-def _action(summary: str) -> dict[str, Any]:
-    answer = {"description": "Done: the consumer as in /api/status", "content": _JSON}
+def _post(summary: str, answer: str, *parameters: dict[str, Any]) -> dict[str, Any]:
     return {
         "post": {
             "summary": summary,
-            "parameters": [_NAME],
+            "parameters": list(parameters),
             "requestBody": {"content": _JSON},
-            "responses": {"200": answer, "default": _PROBLEM},
+            "responses": {
+                "200": {"description": answer, "content": _JSON},
+                "default": _PROBLEM,
+            },
         }
     }
+
+
+def _action(summary: str) -> dict[str, Any]:
+    return _post(summary, "Done: the consumer as in /api/status", _NAME)
 
 
 def _job(summary: str, *parameters: dict[str, Any]) -> dict[str, Any]:
@@ -111,6 +123,11 @@ _PATHS = {
     "/api/status": _get("GPUs, consumers, queue and lock", "application/json"),
     "/api/consumers/{name}/load": _action("Make a consumer resident"),
     "/api/consumers/{name}/unload": _action("Make a consumer absent"),
+    "/api/consumers/{name}/pin": _action("Keep a consumer in VRAM, and load it"),
+    "/api/consumers/{name}/unpin": _action("Let a consumer be evicted again"),
+    "/api/consumers/{name}/restart": _action("Stop a consumer and its jobs, and load it again"),
+    "/api/pause": _post("Let running jobs end, evict everybody, hold the queue", "Done"),
+    "/api/resume": _post("Go on after a pause", "Done"),
     "/consumers/{name}": _job("A job at the consumer's root", _NAME),
     "/consumers/{name}/{path}": _job("The consumer's own HTTP and WebSocket", _NAME, _REST),
 }

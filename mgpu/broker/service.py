@@ -15,6 +15,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import structlog
+
 from mgpu.broker.effects import EffectRunner, Observed
 from mgpu.broker.loop import Loop
 from mgpu.broker.probing import Prober
@@ -29,6 +31,10 @@ from mgpu.core.events import (
     JobEnded,
     JobKind,
     JobLeft,
+    PauseRequested,
+    PinRequested,
+    RestartRequested,
+    ResumeRequested,
     UnloadRequested,
 )
 from mgpu.core.model import ConsumerState, Outcome, Policy, Refusal
@@ -36,6 +42,8 @@ from mgpu.core.scheduler import Scheduler
 from mgpu.core.views import Snapshot
 from mgpu.errors import BY_CODE, ClientLeft, MgpuError
 from mgpu.ports import Clock, ConsumerController, GpuProbe
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(slots=True)
@@ -134,14 +142,23 @@ class Broker:
         *,
         priority: int | None = None,
         max_wait_s: float | None = None,
+        idle_unload_s: float | None = None,
     ) -> AsyncIterator[Lease]:
         """Hold a lease on a consumer's GPUs for as long as the body runs.
+
+        ``idle_unload_s``: how long the consumer may be idle after it, infinity for ever; None
+        stands, as for the others, for what the policy says.
 
         Raises an ``AdmissionError`` or ``LoadFailed`` when the job is refused, ``JobTimeout`` when
         the body ran longer than it may, and whatever the body raises.
         """
         arrival = JobArrived(
-            self._clock.now(), job, consumer, priority=priority, max_wait_s=max_wait_s
+            self._clock.now(),
+            job,
+            consumer,
+            priority=priority,
+            max_wait_s=max_wait_s,
+            idle_unload_s=idle_unload_s,
         )
         outcome = Outcome.FAILED
         try:
@@ -169,14 +186,38 @@ class Broker:
 
     async def unload(self, consumer: str) -> None:
         """Make a consumer absent, its running jobs first; raises ``MgpuError`` when it fails."""
-        request = f"unload-{next(self._request_numbers)}"
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._requests[request] = future
-        try:
-            self._loop.post(UnloadRequested(self._clock.now(), request, consumer))
-            await future
-        finally:
-            del self._requests[request]
+        await self._answer_to(lambda request: UnloadRequested(self._clock.now(), request, consumer))
+
+    async def restart(self, consumer: str) -> None:
+        """Stop a consumer, whatever it does, and load it again if there is a way to.
+
+        Raises ``MgpuError`` when it cannot be stopped, or what a job that loads is refused with.
+        """
+        log.info("restarting", consumer=consumer)
+        await self._answer_to(
+            lambda request: RestartRequested(self._clock.now(), request, consumer)
+        )
+        state = self._scheduler.state
+        if state.consumers[consumer].policy.can_load and not state.paused:
+            await self.load(consumer)
+
+    def pin(self, consumer: str, *, pinned: bool) -> None:
+        """Keep a consumer in VRAM from now on, or do not any more."""
+        log.info("pinned" if pinned else "unpinned", consumer=consumer)
+        self._loop.post(PinRequested(self._clock.now(), consumer, pinned))
+
+    async def pause(self) -> None:
+        """Hold the queue; returns when everybody who can leave has left, or at ``resume``.
+
+        Raises ``UnloadFailed`` when somebody may hold memory still; it is paused all the same.
+        """
+        log.info("paused")
+        await self._answer_to(lambda request: PauseRequested(self._clock.now(), request))
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        log.info("resumed")
+        self._loop.post(ResumeRequested(self._clock.now()))
 
     def cancel(self, job: str) -> None:
         """Nobody wants this job's result any more."""
@@ -193,6 +234,8 @@ class Broker:
         problems = []
         if state.draining:
             problems.append("the broker is shutting down")
+        if state.paused:
+            problems.append("the broker is paused")
         if not state.gpus:
             problems.append(state.gpus_error or "no GPU has been read yet")
         problems += [f"GPU {gpu.index}: {gpu.error}" for gpu in state.gpus.values() if gpu.error]
@@ -225,6 +268,17 @@ class Broker:
         """Tell a person's request how it went; nobody may be listening any more."""
         if (future := self._requests.get(effect.request)) is not None:
             _settle(future, effect.refusal)
+
+    async def _answer_to(self, event: Callable[[str], Event]) -> None:
+        """Post what a person wants under a name of its own, and wait for the answer."""
+        request = f"request-{next(self._request_numbers)}"
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._requests[request] = future
+        try:
+            self._loop.post(event(request))
+            await future
+        finally:
+            del self._requests[request]
 
     async def _admitted(self, arrival: JobArrived) -> None:
         """Wait for the scheduler's word on a job."""

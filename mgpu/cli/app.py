@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from mgpu import __version__
-from mgpu.cli import check, consumers, demo, output, serve, status
+from mgpu.cli import check, consumers, demo, output, pausing, serve, status
 from mgpu.cli.client import CannotReach
 from mgpu.config.problems import InvalidConfig
 from mgpu.errors import ConfigError, MgpuError
@@ -53,6 +53,11 @@ app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.command("load")(consumers.load)
 app.command("unload")(consumers.unload)
+app.command("pin")(consumers.pin)
+app.command("unpin")(consumers.unpin)
+app.command("restart")(consumers.restart)
+app.command("pause")(pausing.pause)
+app.command("resume")(pausing.resume)
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - typer calls it

@@ -1,4 +1,4 @@
-"""``mgpu load NAME`` and ``mgpu unload NAME``."""
+"""``mgpu load NAME``, and ``unload``, ``pin``, ``unpin`` and ``restart``: one consumer each."""
 
 from __future__ import annotations
 
@@ -26,6 +26,24 @@ def unload(name: Name, *, url: Url = DEFAULT_URL, wait: Wait = DEFAULT_WAIT_S) -
     """Take a consumer out of VRAM once its running jobs have ended."""
     _act(name, "unload", "Unloading", url, wait)
     output.say(f"{name} is absent. Its next job loads it again; mgpu status shows the free VRAM")
+
+
+def pin(name: Name, *, url: Url = DEFAULT_URL, wait: Wait = DEFAULT_WAIT_S) -> None:
+    """Keep a consumer in VRAM until it is unpinned; it is loaded if it must be."""
+    _act(name, "pin", "Pinning", url, wait)
+    output.say(f"{name} is pinned: never evicted, loaded when absent. To end it: mgpu unpin {name}")
+
+
+def unpin(name: Name, *, url: Url = DEFAULT_URL, wait: Wait = DEFAULT_WAIT_S) -> None:
+    """Let a consumer be evicted again."""
+    _act(name, "unpin", "Unpinning", url, wait)
+    output.say(f"{name} is not pinned. It stays until its room is needed, or mgpu unload {name}")
+
+
+def restart(name: Name, *, url: Url = DEFAULT_URL, wait: Wait = DEFAULT_WAIT_S) -> None:
+    """Stop a consumer, its running jobs with it, and load it again."""
+    _act(name, "restart", "Restarting", url, wait)
+    output.say(f"{name} was restarted. mgpu status shows how it is")
 
 
 def _act(name: str, verb: str, doing: str, url: str, wait_s: float) -> None:

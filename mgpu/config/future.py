@@ -15,8 +15,6 @@ _OFF = frozenset({"none", "null", "false", "no", "off", ""})
 
 KEYS: Mapping[str, frozenset[str]] = {
     "consumers.*.preset": _OFF,
-    "consumers.*.idle_unload_s": _OFF,
-    "consumers.*.busy_timeout_s": _OFF,
     "consumers.*.container": _OFF,
     "consumers.*.command": _OFF,
     "consumers.*.listen": _OFF,

@@ -144,6 +144,7 @@ class ConsumerConfig(Section):
     max_queue: Annotated[int, Field(ge=0)] = 64
     priority: int = 0
     pinned: bool = False
+    idle_unload_s: Annotated[float, Field(ge=0)] | None = None
     load: LoadConfig | None = None
     unload: UnloadConfig | None = None
     health: HealthConfig | None = None
@@ -153,6 +154,7 @@ class ConsumerConfig(Section):
     initially: Literal["auto", "resident", "absent"] = "auto"
     not_activity: tuple[str, ...] = ()
     job_timeout_s: Seconds = 600.0
+    busy_timeout_s: Seconds | None = None
 
     @field_validator("url")
     @classmethod

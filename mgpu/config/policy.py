@@ -43,8 +43,10 @@ def _consumer(name: str, config: ConsumerConfig) -> ConsumerPolicy:
         max_queue=config.max_queue,
         priority=config.priority,
         pinned=config.pinned,
+        idle_unload_s=config.idle_unload_s,
         initially=_initially(config),
         job_timeout_s=config.job_timeout_s,
+        busy_timeout_s=config.busy_timeout_s,
     )
 
 

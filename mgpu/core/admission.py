@@ -6,7 +6,7 @@ grows with every grant, and an end that carries another token than the job's cha
 
 from __future__ import annotations
 
-from mgpu.core import placement
+from mgpu.core import estimates, placement
 from mgpu.core.effects import Abort, Finish, Grant, LockReleased, Phases, SwapMeasured
 from mgpu.core.events import JobArrived, JobEnded, JobKind, TimerKind
 from mgpu.core.jobs import Job
@@ -16,7 +16,10 @@ from mgpu.core.state import Consumer, State
 from mgpu.core.step import Step
 
 RETRY_QUEUE_S = 2.0
-"""When to come back after ``queue-full``: about one short job later."""
+"""When to come back where no estimate helps: about one short job later."""
+
+RETRY_PAUSED_S = 30.0
+"""When to come back after ``paused``: a person decides, so not soon."""
 
 RETRY_GPU_S = 5.0
 """When to come back after ``gpu-unhealthy``: good readings are believed at once."""
@@ -27,7 +30,15 @@ def arrive(step: Step, event: JobArrived) -> None:
     state = step.state
     consumer = state.consumers[event.consumer]
     priority = consumer.policy.priority if event.priority is None else event.priority
-    job = Job(event.job, event.consumer, event.kind, priority, state.next_seq, step.at)
+    job = Job(
+        event.job,
+        event.consumer,
+        event.kind,
+        priority,
+        state.next_seq,
+        step.at,
+        idle_unload_s=event.idle_unload_s,
+    )
     state.next_seq += 1
     refusal = _refusal(step, consumer)
     if refusal is not None:
@@ -50,7 +61,7 @@ def hold_to_bounds(step: Step, job_id: str) -> None:
     job = state.jobs.get(job_id)
     if job is None or job.token:
         return
-    refusal = _queue_full(state, state.consumers[job.consumer], own=1)
+    refusal = _queue_full(step, state.consumers[job.consumer], own=1)
     if refusal is not None:
         _end_waiting(step, job, Outcome.REJECTED, refusal)
 
@@ -114,6 +125,8 @@ def grant(step: Step, consumer: Consumer, job: Job) -> None:
         times.first_job_served = True
         step.emit(SwapMeasured(consumer.name, step.at - times.started_at))
     step.set_timer(TimerKind.RUN, job.id, consumer.policy.job_timeout_s)
+    if consumer.policy.busy_timeout_s is not None:
+        step.set_timer(TimerKind.BUSY, job.id, consumer.policy.busy_timeout_s)
     step.emit(Grant(job.id, consumer.name, job.token, consumer.gpus, job.phases))
 
 
@@ -141,37 +154,56 @@ def end(step: Step, event: JobEnded) -> None:
     job = step.state.jobs.get(event.job)
     if job is None or not job.token or job.token != event.token:
         return
-    consumer = step.state.consumers[job.consumer]
-    del consumer.running[job.id]
-    consumer.last_used_at = step.at
-    if not consumer.running:
-        _unlock(step, consumer)
-    step.cancel_timer(TimerKind.RUN, job.id)
     # One that was told to stop may have been done a moment before.
-    _finish(step, job, event.outcome, None if event.outcome is Outcome.DONE else job.aborted)
+    refusal = None if event.outcome is Outcome.DONE else job.aborted
+    consumer = _end_running(step, job, event.outcome, refusal)
+    if not consumer.running:
+        unlock(step, consumer)
+
+
+def cut_off(step: Step, job: Job, refusal: Refusal) -> None:
+    """End a running job at once: its lease is void, and whoever holds it is told to stop.
+
+    The lock stays with the consumer, which knows nothing of this yet.
+    """
+    abort(step, job, refusal)
+    assert job.aborted is not None
+    left = job.aborted.code == "client-left"
+    _end_running(step, job, Outcome.CANCELLED if left else Outcome.FAILED, job.aborted)
+
+
+def unlock(step: Step, consumer: Consumer) -> None:
+    """Let others compute on a consumer's GPUs."""
+    for index in consumer.gpus:
+        since = step.state.gpus[index].holders.pop(consumer.name, None)
+        if since is not None:
+            step.emit(LockReleased(index, consumer.name, step.at - since))
 
 
 def _refusal(step: Step, consumer: Consumer) -> Refusal | None:
     state = step.state
     if state.draining:
         return Refusal("draining", "the broker is shutting down", RETRY_GPU_S)
+    if state.paused:
+        return Refusal("paused", "the broker is paused: mgpu resume ends it", RETRY_PAUSED_S)
     if consumer.state in {S.COOLDOWN, S.QUARANTINED}:
         return cooldown_refusal(step, consumer)
     refusal = placement.never_fits(state, consumer) or _unhealthy(state, consumer)
     if refusal is None and (consumer.waiting or not grantable(state, consumer)):
-        refusal = _queue_full(state, consumer, own=0)
+        refusal = _queue_full(step, consumer, own=0)
     return refusal
 
 
-def _queue_full(state: State, consumer: Consumer, *, own: int) -> Refusal | None:
+def _queue_full(step: Step, consumer: Consumer, *, own: int) -> Refusal | None:
     """Why a job cannot wait; ``own`` is 1 when it is counted already."""
-    here, everywhere = len(consumer.waiting) - own, state.waiting - own
+    here, everywhere = len(consumer.waiting) - own, step.state.waiting - own
     if here >= consumer.policy.max_queue:
         detail = f"{here} jobs wait for {consumer.name} already"
-        return Refusal("queue-full", detail, RETRY_QUEUE_S)
-    if everywhere >= state.policy.max_queue:
-        return Refusal("queue-full", f"{everywhere} jobs wait already", RETRY_QUEUE_S)
-    return None
+    elif everywhere >= step.state.policy.max_queue:
+        detail = f"{everywhere} jobs wait already"
+    else:
+        return None
+    return Refusal("queue-full", detail, estimates.next_start_s(step.state, consumer, step.at))
 
 
 def cooldown_refusal(step: Step, consumer: Consumer) -> Refusal:
@@ -194,10 +226,16 @@ def _unhealthy(state: State, consumer: Consumer) -> Refusal | None:
     return Refusal("gpu-unhealthy", detail, RETRY_GPU_S)
 
 
-def _unlock(step: Step, consumer: Consumer) -> None:
-    for index in consumer.gpus:
-        since = step.state.gpus[index].holders.pop(consumer.name)
-        step.emit(LockReleased(index, consumer.name, step.at - since))
+def _end_running(step: Step, job: Job, outcome: Outcome, refusal: Refusal | None) -> Consumer:
+    consumer = step.state.consumers[job.consumer]
+    del consumer.running[job.id]
+    consumer.last_used_at = step.at
+    consumer.idle_wish_s = job.idle_unload_s
+    step.cancel_timer(TimerKind.RUN, job.id)
+    if consumer.policy.busy_timeout_s is not None:
+        step.cancel_timer(TimerKind.BUSY, job.id)
+    _finish(step, job, outcome, refusal)
+    return consumer
 
 
 def _dequeue(step: Step, consumer: Consumer, job: Job) -> None:

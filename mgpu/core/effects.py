@@ -52,7 +52,10 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """A job that holds a lease is to stop; ``JobEnded`` follows."""
+    """A job that holds a lease is to stop; ``JobEnded`` follows.
+
+    When ``Finish`` comes with it, the lease is void already and nobody waits for that.
+    """
 
     job: str
     refusal: Refusal

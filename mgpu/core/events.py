@@ -36,6 +36,12 @@ class TimerKind(StrEnum):
     """A consumer whose unload failed is asked again."""
     MIN_RESIDENT = "min-resident"
     """A freshly loaded consumer may be evicted from now on."""
+    BUSY = "busy"
+    """A job has run for so long that its consumer must be hanging. Subject: the job."""
+    IDLE = "idle"
+    """A consumer has been idle for as long as it may."""
+    PRELOAD = "preload"
+    """A pinned consumer may be asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,10 @@ class Timer:
 
 @dataclass(frozen=True, slots=True)
 class JobArrived:
-    """A job asks for its consumer. None stands for what the policy says."""
+    """A job asks for its consumer. None stands for what the policy says.
+
+    ``idle_unload_s``: how long its consumer may be idle after it; infinity is for ever.
+    """
 
     at: float
     job: str
@@ -57,6 +66,7 @@ class JobArrived:
     kind: JobKind = JobKind.COMPUTE
     priority: int | None = None
     max_wait_s: float | None = None
+    idle_unload_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +148,39 @@ class UnloadRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class RestartRequested:
+    """A person wants a consumer stopped, its jobs with it; answered with ``Answer``."""
+
+    at: float
+    request: str
+    consumer: str
+
+
+@dataclass(frozen=True, slots=True)
+class PinRequested:
+    """A person wants a consumer to stay in VRAM from now on, or not any more."""
+
+    at: float
+    consumer: str
+    pinned: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRequested:
+    """A person wants the GPU; answered with ``Answer`` when everybody has left."""
+
+    at: float
+    request: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeRequested:
+    """A person does not want the GPU any more."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class DrainRequested:
     """The broker shuts down: nothing new is taken, nobody waits any longer, running jobs go on."""
 
@@ -162,6 +205,10 @@ Event = (
     | GpusRead
     | GpusLost
     | UnloadRequested
+    | RestartRequested
+    | PinRequested
+    | PauseRequested
+    | ResumeRequested
     | DrainRequested
     | TimerFired
 )

@@ -28,6 +28,8 @@ def check_effects(state: State, effects: list[Effect]) -> None:
     _hold(tokens == sorted(set(tokens)), f"tokens do not grow: {tokens}")
     for effect in effects:
         match effect:
+            case Grant() | StartLoad() if state.paused:
+                raise InvariantError(f"paused, and yet: {effect}")
             case StartLoad(name, _, gpus) if not state.swaps[name].forced:
                 need_mib = vram.share_mib(state.consumers[name].footprint_mib, gpus)
                 for index in gpus:
@@ -75,10 +77,15 @@ def _check_jobs(state: State) -> None:
 
 def _check_locks(state: State) -> None:
     for gpu in state.gpus.values():
-        computing = {c.name for c in state.consumers.values() if c.running and gpu.index in c.gpus}
-        _hold(gpu.holders.keys() == computing, f"GPU {gpu.index} is held by {gpu.holders}")
+        here = [c for c in state.consumers.values() if gpu.index in c.gpus]
+        computing = {c.name for c in here if c.running}
+        stopping = {c.name for c in here if c.stopping}
+        _hold(
+            computing <= gpu.holders.keys() <= computing | stopping,
+            f"GPU {gpu.index} is held by {gpu.holders}",
+        )
         if state.policy.lock is LockMode.EXCLUSIVE:
-            _hold(len(computing) <= 1, f"{computing} compute at once on GPU {gpu.index}")
+            _hold(len(gpu.holders) <= 1, f"{gpu.holders} compute at once on GPU {gpu.index}")
 
 
 def _check_swaps(state: State) -> None:

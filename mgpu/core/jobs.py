@@ -23,5 +23,7 @@ class Job:
     token: int = 0
     granted_at: float = 0.0
     phases: Phases = field(default_factory=Phases)
+    idle_unload_s: float | None = None
+    """How long its consumer may be idle after it; None: as the policy says."""
     aborted: Refusal | None = None
     """Why it was told to stop, if it was."""

@@ -85,9 +85,14 @@ class ConsumerPolicy:
     max_queue: int = 64
     priority: int = 0
     pinned: bool = False
+    """Never evicted, and loaded at the start; a person may change that while the broker runs."""
+    idle_unload_s: float | None = None
+    """Unloaded after so long without a job; None: never."""
     initially: ConsumerState = ConsumerState.UNKNOWN
     """UNKNOWN when a probe will tell."""
     job_timeout_s: float = 600.0
+    busy_timeout_s: float | None = None
+    """A job that runs longer is cut off, and the consumer stopped; None: never."""
 
     def coexists_with(self, other: str) -> bool:
         """Whether ``other`` must stay when this consumer needs room."""

@@ -150,7 +150,7 @@ def _permitted(target: Consumer, victim: Consumer) -> bool:
         victim is not target
         and policy.can_unload
         and not policy.vram_managed
-        and not policy.pinned
+        and not victim.pinned
         and not target.policy.coexists_with(victim.name)
     )
 
@@ -313,7 +313,7 @@ def _unavailable(state: State, target: Consumer) -> Refusal:
 def _why_it_stays(target: Consumer, other: Consumer) -> str:
     if other.policy.vram_managed:
         return "manages its own VRAM"
-    if other.policy.pinned:
+    if other.pinned:
         return "pinned"
     if target.policy.coexists_with(other.name):
         return "may coexist"

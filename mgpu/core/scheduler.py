@@ -5,10 +5,14 @@ events, waiting is an effect, and the same events give the same effects. One cal
 
 1. takes in what happened,
 2. looks whether memory that was given back shows,
-3. takes every swap as far as it goes,
-4. serves the waiting, in the order of ``mgpu.core.ordering``,
-5. notes whose memory cannot be told from another's any more,
-6. asks for the sampling pace that the state calls for.
+3. lets everybody leave while it is paused,
+4. takes every swap as far as it goes,
+5. asks for pinned consumers that are not there,
+6. serves the waiting, in the order of ``mgpu.core.ordering``,
+7. unloads who has been idle for long enough,
+8. notes whose memory cannot be told from another's any more,
+9. asks for the sampling pace that the state calls for,
+10. keeps what was measured, for estimates.
 """
 
 from __future__ import annotations
@@ -17,7 +21,20 @@ import math
 from collections.abc import Mapping
 from typing import assert_never
 
-from mgpu.core import admission, disturbance, ordering, placement, probing, swapping, unloading
+from mgpu.core import (
+    admission,
+    disturbance,
+    estimates,
+    keepalive,
+    ordering,
+    pausing,
+    placement,
+    preloading,
+    probing,
+    restarting,
+    swapping,
+    unloading,
+)
 from mgpu.core.effects import Answer, Effect, Sample
 from mgpu.core.events import (
     ConsumerProbed,
@@ -29,12 +46,17 @@ from mgpu.core.events import (
     JobEnded,
     JobLeft,
     LoadEnded,
+    PauseRequested,
+    PinRequested,
+    RestartRequested,
+    ResumeRequested,
     Timer,
     TimerFired,
     TimerKind,
     UnloadEnded,
     UnloadRequested,
 )
+from mgpu.core.jobs import Job
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.model import Policy, Refusal
 from mgpu.core.ordering import Turn
@@ -58,12 +80,16 @@ class Scheduler:
         step = Step(event.at, self.state)
         _take_in(step, event)
         unloading.watch(step)
+        pausing.watch(step)
         swapping.advance(step)
+        preloading.watch(step)
         _serve_all(step)
         if isinstance(event, JobArrived):
             admission.hold_to_bounds(step, event.job)
+        keepalive.watch(step)
         disturbance.note(self.state)
         _set_pace(step)
+        estimates.learn(self.state, step.effects)
         return step.effects
 
 
@@ -82,6 +108,7 @@ def _take_in(step: Step, event: Event) -> None:  # noqa: C901, PLR0912 - one arm
             consumer = step.state.consumers[event.consumer]
             if consumer.state is S.UNLOADING and consumer.attempt == event.attempt:
                 unloading.answered(step, consumer, event.error)
+                restarting.unlock_stopped(step, consumer)
         case ConsumerProbed():
             probing.consumer_probed(step, event)
         case GpusRead():
@@ -90,6 +117,14 @@ def _take_in(step: Step, event: Event) -> None:  # noqa: C901, PLR0912 - one arm
             probing.gpus_lost(step, event)
         case UnloadRequested():
             _unload_requested(step, event)
+        case RestartRequested():
+            restarting.restart(step, event)
+        case PinRequested(_, name, pinned):
+            preloading.pin(step, step.state.consumers[name], pinned=pinned)
+        case PauseRequested(_, request):
+            pausing.pause(step, request)
+        case ResumeRequested():
+            pausing.resume(step)
         case DrainRequested():
             _drain(step)
         case TimerFired():
@@ -116,7 +151,7 @@ def _load_ended(step: Step, event: LoadEnded) -> None:
 
 def _unload_requested(step: Step, event: UnloadRequested) -> None:
     consumer = step.state.consumers[event.consumer]
-    if consumer.policy.vram_managed or not consumer.policy.can_unload:
+    if not consumer.can_be_unloaded:
         detail = f"{consumer.name} has no way to be unloaded"
         step.emit(Answer(event.request, Refusal("bad-request", detail)))
         return
@@ -124,6 +159,7 @@ def _unload_requested(step: Step, event: UnloadRequested) -> None:
     admission.refuse_waiting(
         step, consumer, Refusal("consumer-cooldown", detail, admission.RETRY_QUEUE_S)
     )
+    consumer.unloaded_by_hand = True
     consumer.unload_requests.append(event.request)
     match consumer.state:
         case S.UNKNOWN | S.RESIDENT:
@@ -148,22 +184,26 @@ def _drain(step: Step) -> None:
 
 def _timer_fired(step: Step, timer: Timer) -> None:
     match timer.kind:
-        case TimerKind.WAIT | TimerKind.RUN:
-            job = step.state.jobs.get(timer.subject)
-            if job is None:
-                return
-            if timer.kind is TimerKind.RUN:
-                admission.time_out(step, job)
-            elif not job.token:
-                admission.expire(step, job)
-        case TimerKind.MIN_RESIDENT:
-            pass  # nothing to take in: whoever waited for it is looked at with every event
+        case TimerKind.WAIT | TimerKind.RUN | TimerKind.BUSY:
+            if (job := step.state.jobs.get(timer.subject)) is not None:
+                _job_timer_fired(step, job, timer.kind)
+        case TimerKind.MIN_RESIDENT | TimerKind.IDLE | TimerKind.PRELOAD:
+            pass  # nothing to take in: whom it is about is looked at with every event
         case TimerKind.SETTLE | TimerKind.COOLDOWN | TimerKind.QUARANTINE:
             consumer = step.state.consumers[timer.subject]
             if consumer.attempt == timer.attempt:
                 _pause_over(step, consumer, timer.kind)
         case _:
             assert_never(timer.kind)
+
+
+def _job_timer_fired(step: Step, job: Job, kind: TimerKind) -> None:
+    if kind is TimerKind.RUN:
+        admission.time_out(step, job)
+    elif kind is TimerKind.BUSY:
+        restarting.busy_timed_out(step, job)
+    elif not job.token:
+        admission.expire(step, job)
 
 
 def _pause_over(step: Step, consumer: Consumer, kind: TimerKind) -> None:
@@ -182,7 +222,7 @@ def _serve_all(step: Step) -> None:
     """Serve the waiting until nobody can be served any more."""
     state = step.state
     served = True
-    while served and not state.draining:
+    while served and not (state.draining or state.paused):
         served = False
         claims: dict[int, float] = {}
         turns = ordering.turns(state, step.at)

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from dataclasses import dataclass, field
 
+from mgpu.core.averages import Averages
 from mgpu.core.jobs import Job
 from mgpu.core.model import ConsumerPolicy, ConsumerState, Policy
 from mgpu.core.waiting import Waiting
@@ -25,6 +26,8 @@ class Unload:
     escalated: bool = False
     disturbed: bool = False
     """Somebody else's memory moved on its GPUs, so that free memory says nothing about it."""
+    stop: bool = False
+    """It may be computing: by the hardest way at once (``mgpu.core.restarting``)."""
 
 
 @dataclass(slots=True)
@@ -88,12 +91,44 @@ class Consumer:
     unload_requests: list[str] = field(default_factory=list)
     """People who wait for it to be unloaded."""
     swap_times: SwapTimes | None = None
+    averages: Averages = field(default_factory=Averages)
+    pinned: bool = field(init=False)
+    idle_wish_s: float | None = None
+    """How long its last finished job wants it kept when idle; None: as the policy says."""
+    idle_until: float | None = None
+    """When it is to be unloaded, if it stays idle; None while it is not idle."""
+    unloaded_by_hand: bool = False
+    """A person did not want it in VRAM, and nothing has loaded it since."""
+    preload_job: str = ""
+    """The broker's own last job that was to load it."""
+    preload_tries: int = 0
+    preload_after: float = -math.inf
     history: deque[str] = field(default_factory=lambda: deque(maxlen=HISTORY))
+
+    def __post_init__(self) -> None:
+        """Begin as the policy says."""
+        self.pinned = self.policy.pinned
 
     @property
     def name(self) -> str:
         """Its name in the configuration."""
         return self.policy.name
+
+    @property
+    def can_be_unloaded(self) -> bool:
+        """Whether the broker has a way to unload it, and any business to."""
+        return self.policy.can_unload and not self.policy.vram_managed
+
+    @property
+    def stopping(self) -> bool:
+        """Whether it was stopped at its work and may not have noticed yet."""
+        unload = self.unload
+        return (
+            self.state is ConsumerState.UNLOADING
+            and unload is not None
+            and unload.stop
+            and not unload.answered
+        )
 
     @property
     def footprint_mib(self) -> int:
@@ -147,6 +182,9 @@ class State:
     swaps: dict[str, Swap] = field(default_factory=dict)
     """Swaps under way, by target."""
     draining: bool = False
+    paused: bool = False
+    pause_requests: list[str] = field(default_factory=list)
+    """People who wait for everybody to have left."""
     sampling_fast: bool = False
     evictions: int = 0
     loads: int = 0

@@ -10,6 +10,9 @@ from mgpu.core.events import Timer, TimerKind
 from mgpu.core.model import ConsumerState
 from mgpu.core.state import Consumer, State
 
+EARLY_S = 0.002
+"""A timer may fire this much early: event loops count whole milliseconds."""
+
 
 @dataclass(slots=True)
 class Step:
@@ -22,6 +25,10 @@ class Step:
     def emit(self, effect: Effect) -> None:
         """Add an effect; effects are run in the order in which they were added."""
         self.effects.append(effect)
+
+    def is_due(self, moment: float) -> bool:
+        """Whether a moment that a timer was set for has come."""
+        return moment <= self.at + EARLY_S
 
     def move(self, consumer: Consumer, new: ConsumerState, reason: str) -> None:
         """Change a consumer's state, by legal ways only."""

@@ -40,14 +40,15 @@ def backoff_s(failures: int) -> float:
     return min(BACKOFF_FIRST_S * 2.0 ** min(failures - 1, 30), BACKOFF_MOST_S)
 
 
-def begin(step: Step, consumer: Consumer, reason: str) -> None:
-    """Ask a consumer without running jobs to unload."""
+def begin(step: Step, consumer: Consumer, reason: str, *, stop: bool = False) -> None:
+    """Ask a consumer without running jobs to unload; ``stop``: by the hardest way it has."""
     state = step.state
     baseline_mib = {index: _baseline_mib(state, consumer, index) for index in consumer.gpus}
     stale = disturbance.blind(state, consumer.gpus)
-    consumer.unload = Unload(step.at, baseline_mib, disturbed=stale)
+    hardest = stop and consumer.policy.can_escalate
+    consumer.unload = Unload(step.at, baseline_mib, disturbed=stale, stop=stop, escalated=hardest)
     step.move(consumer, S.UNLOADING, reason)
-    _ask(step, consumer, escalate=False)
+    _ask(step, consumer, escalate=hardest)
 
 
 def drain(step: Step, consumer: Consumer, reason: str) -> None:

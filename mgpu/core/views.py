@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from mgpu.core import vram
+from mgpu.core import estimates, vram
 from mgpu.core.model import ConsumerState
 from mgpu.core.state import Consumer, Gpu, State
 
@@ -50,12 +50,16 @@ class ConsumerView:
 
 @dataclass(frozen=True, slots=True)
 class WaiterView:
-    """One waiting job; positions start at 1."""
+    """One waiting job; positions start at 1.
+
+    ``eta_s``: seconds until it can expect to begin; None before enough has been measured.
+    """
 
     job: str
     consumer: str
     position: int
     waited_s: float
+    eta_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +73,7 @@ class Snapshot:
     draining: bool
     evictions: int
     loads: int
+    paused: bool = False
 
 
 WAITERS_SHOWN = 1000
@@ -76,20 +81,26 @@ WAITERS_SHOWN = 1000
 
 
 def take(state: State, at: float) -> Snapshot:
-    """Take a picture of the state at a moment; the queue in the order of priority and arrival."""
+    """Take a picture of the state at a moment; the queue in the order in which it will be served.
+
+    Of a queue that is too long to show, those of the highest priority that came first are shown.
+    """
     waiting = [job for c in state.consumers.values() for job in c.waiting]
     front = heapq.nsmallest(WAITERS_SHOWN, waiting, key=lambda job: (-job.priority, job.seq))
+    queue = estimates.in_order(state, front, at)
+    etas_s = estimates.etas_s(state, queue, at)
     return Snapshot(
         gpus=tuple(_gpu(state, gpu) for gpu in state.gpus.values()),
         consumers={name: _consumer(c, at) for name, c in state.consumers.items()},
         queue=tuple(
-            WaiterView(job.id, job.consumer, position, at - job.arrived_at)
-            for position, job in enumerate(front, start=1)
+            WaiterView(job.id, job.consumer, position, at - job.arrived_at, eta_s)
+            for position, (job, eta_s) in enumerate(zip(queue, etas_s, strict=True), start=1)
         ),
         queued=len(waiting),
         draining=state.draining,
         evictions=state.evictions,
         loads=state.loads,
+        paused=state.paused,
     )
 
 
@@ -122,5 +133,5 @@ def _consumer(consumer: Consumer, at: float) -> ConsumerView:
         running=len(consumer.running),
         queued=len(consumer.waiting),
         last_used_s=age_s if math.isfinite(age_s) else None,
-        pinned=consumer.policy.pinned,
+        pinned=consumer.pinned,
     )
