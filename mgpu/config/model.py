@@ -171,9 +171,10 @@ class RouteConfig(Section):
 
 
 class JobsConfig(Section):
-    """Where the broker keeps what must survive a restart."""
+    """Where the broker keeps what must survive a restart, and what it is to write down."""
 
     database: Path | None = None
+    trace: Path | None = None
 
 
 class Config(Section):

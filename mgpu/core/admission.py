@@ -31,10 +31,10 @@ def arrive(step: Step, event: JobArrived) -> None:
     state.next_seq += 1
     refusal = _refusal(step, consumer)
     if refusal is not None:
-        step.emit(Finish(job.id, job.consumer, Outcome.REJECTED, refusal, Phases(), 0.0))
+        step.emit(Finish(job.id, job.consumer, Outcome.REJECTED, refusal, Phases(), 0.0, priority))
         return
     if event.kind is JobKind.LOAD and consumer.state is S.RESIDENT:
-        step.emit(Finish(job.id, job.consumer, Outcome.DONE, None, Phases(), 0.0))
+        step.emit(Finish(job.id, job.consumer, Outcome.DONE, None, Phases(), 0.0, priority))
         return
     state.jobs[job.id] = job
     state.waiting += 1
@@ -216,7 +216,7 @@ def _end_waiting(step: Step, job: Job, outcome: Outcome, refusal: Refusal | None
 def _finish(step: Step, job: Job, outcome: Outcome, refusal: Refusal | None) -> None:
     del step.state.jobs[job.id]
     run_s = step.at - job.granted_at
-    step.emit(Finish(job.id, job.consumer, outcome, refusal, job.phases, run_s))
+    step.emit(Finish(job.id, job.consumer, outcome, refusal, job.phases, run_s, job.priority))
 
 
 def _phases(consumer: Consumer, job: Job, at: float) -> Phases:

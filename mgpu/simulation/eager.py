@@ -114,9 +114,7 @@ class _Machine:
         if target.service.name in self._claims:
             return
         victims = []
-        idle = sorted(
-            (c for c in self._consumers.values() if c.idle), key=lambda c: c.last_used_s
-        )
+        idle = sorted((c for c in self._consumers.values() if c.idle), key=lambda c: c.last_used_s)
         missing_mib = need_mib - self._free_mib
         for victim in idle:
             if missing_mib <= 0:

@@ -23,7 +23,7 @@ from mgpu.core.model import ConsumerPolicy, ConsumerState, Order, Policy
 from mgpu.errors import ConfigError
 from mgpu.simulation.workload import Service, Trace
 
-COMPARED = tuple(
+COMPARED: tuple[str, ...] = tuple(
     key for key in ("order", "victims", "prefetch") if key in SchedulerConfig.model_fields
 )
 """The keys that make a policy; all others are how it is tuned."""

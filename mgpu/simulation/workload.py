@@ -2,9 +2,9 @@
 
 A ``Trace`` is all that a simulation needs to know, recorded or made up. Made-up ones are drawn from
 a mix: jobs arrive as a Poisson process, one by one or in bursts for one service whose sizes are
-geometric; which service goes by the mix's weights; how long a job computes is lognormal. The same seed gives the same
-trace on every machine. Utilisation counts computing only: at 0.5 the jobs alone keep the GPU busy
-for half of the time, and what loading takes comes on top.
+geometric; which service goes by the mix's weights; how long a job computes is lognormal. The same
+seed gives the same trace on every machine. Utilisation counts computing only: at 0.5 the jobs alone
+keep the GPU busy for half of the time, and what loading takes comes on top.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Mix:
         return sum(demand.job_s * demand.weight for demand in self.demands) / weight
 
 
-def _demand(  # noqa: PLR0913 - the columns of a table
+def _demand(  # noqa: PLR0913, PLR0917 - the columns of a table
     name: str, footprint_gib: int, load_s: float, unload_s: float, job_s: float, weight: float
 ) -> Demand:
     service = Service(
@@ -155,8 +155,10 @@ def make_trace(
     for at_s, count in _moments(chance, arrivals, utilisation / mix.mean_job_s):
         # Who sends several jobs at once sends them to one service.
         [demand] = chance.choices(mix.demands, weights)
-        for _ in range(min(count, jobs - len(drawn))):
-            drawn.append(Arrival(at_s, demand.service.name, _lognormal(chance, demand.job_s)))
+        drawn += [
+            Arrival(at_s, demand.service.name, _lognormal(chance, demand.job_s))
+            for _ in range(min(count, jobs - len(drawn)))
+        ]
         if len(drawn) == jobs:
             break
     return Trace(
@@ -166,9 +168,7 @@ def make_trace(
     )
 
 
-def _moments(
-    chance: random.Random, arrivals: Arrivals, rate: float
-) -> Iterator[tuple[float, int]]:
+def _moments(chance: random.Random, arrivals: Arrivals, rate: float) -> Iterator[tuple[float, int]]:
     """When jobs come and how many at once, without end; ``rate`` is jobs per second."""
     at_s = 0.0
     while True:
