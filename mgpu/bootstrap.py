@@ -40,6 +40,7 @@ from mgpu.gpu.nvml import NvmlReader
 from mgpu.gpu.simulated import SimulatedGpu
 from mgpu.gpu.thread import ThreadedProbe
 from mgpu.ports import ConsumerController, GpuProbe
+from mgpu.simulation.recorder import TraceRecorder
 from mgpu.store.fence import SqliteFenceStore, database_path
 from mgpu.telemetry import logs
 from mgpu.telemetry.facts import log_fact
@@ -97,24 +98,33 @@ async def running(
         registry = CollectorRegistry()
         metrics = Metrics(registry, config.consumers)
 
-        def observe(fact: Observed) -> None:
-            believe(fact)
-            metrics.observe(fact)
-            log_fact(fact)
-            if watch is not None:
-                watch(fact)
+        watchers: list[Callable[[Observed], None]] = [believe, metrics.observe, log_fact]
+        if watch is not None:
+            watchers.append(watch)
 
+        def observe(fact: Observed) -> None:
+            for watcher in watchers:
+                watcher(fact)
+
+        clock = MonotonicClock()
+        rules = policy(config)
         broker = Broker(
-            policy(config),
+            rules,
             controllers=controllers,
             probe=probe,
-            clock=MonotonicClock(),
+            clock=clock,
             first_token=store.reserve(TOKENS_PER_RUN),
             sample_interval_s=config.gpu.sample_interval_s,
             observe=observe,
             observe_decision=metrics.observe_decision,
         )
         metrics.watch(broker.snapshot)
+        if config.jobs.trace is not None:
+            recorder = TraceRecorder(
+                config.jobs.trace, policy=rules, snapshot=broker.snapshot, clock=clock
+            )
+            stack.callback(recorder.close)
+            watchers.append(recorder.observe)
         stack.push_async_callback(broker.close)
         app = make_app(
             Deps(

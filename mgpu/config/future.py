@@ -23,8 +23,6 @@ KEYS: Mapping[str, frozenset[str]] = {
 """Each key with the values, as lower-case text, that mean "off"."""
 
 VALUES: Mapping[str, str] = {
-    "scheduler.order": "planned",
-    "scheduler.victims": "reload-cost",
     "consumers.*.footprint_mib": "auto",
 }
 """Each key that exists already with the value that does not."""

@@ -35,6 +35,7 @@ _RELATIVE_TO_THE_FILE: tuple[KeyPath, ...] = (
     ("server", "api_keys_file"),
     ("gpu", "simulated", "directory"),
     ("jobs", "database"),
+    ("jobs", "trace"),
 )
 
 

@@ -14,7 +14,7 @@ from jmespath.exceptions import JMESPathError
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
 from yarl import URL
 
-from mgpu.core.model import LockMode, NothingToEvict, Order
+from mgpu.core.model import LockMode, NothingToEvict, Order, Victims
 
 
 class Section(BaseModel):
@@ -81,8 +81,8 @@ class GpuConfig(Section):
 class SchedulerConfig(Section):
     """Who is served next, and who has to leave."""
 
-    order: Order = Order.RESIDENT_FIRST
-    victims: Literal["lru"] = "lru"
+    order: Order = Order.PLANNED
+    victims: Victims = Victims.LRU
     max_queue: Annotated[int, Field(gt=0)] = 512
     max_wait_s: Seconds = 600.0
     max_overtake_s: Annotated[float, Field(ge=0)] = 120.0
@@ -175,9 +175,10 @@ class RouteConfig(Section):
 
 
 class JobsConfig(Section):
-    """Where the broker keeps what must survive a restart."""
+    """Where the broker keeps what must survive a restart, and what it is to write down."""
 
     database: Path | None = None
+    trace: Path | None = None
 
 
 class Config(Section):

@@ -14,6 +14,7 @@ def policy(config: Config) -> Policy:
         cushion_mib=config.gpu.cushion_mib,
         lock=config.gpu.lock,
         order=scheduler.order,
+        victims=scheduler.victims,
         when_nothing_to_evict=scheduler.when_nothing_to_evict,
         max_queue=scheduler.max_queue,
         max_wait_s=scheduler.max_wait_s,

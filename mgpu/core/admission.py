@@ -6,7 +6,7 @@ grows with every grant, and an end that carries another token than the job's cha
 
 from __future__ import annotations
 
-from mgpu.core import estimates, placement
+from mgpu.core import estimates, eviction, placement
 from mgpu.core.effects import Abort, Finish, Grant, LockReleased, Phases, SwapMeasured
 from mgpu.core.events import JobArrived, JobEnded, JobKind, TimerKind
 from mgpu.core.jobs import Job
@@ -42,10 +42,10 @@ def arrive(step: Step, event: JobArrived) -> None:
     state.next_seq += 1
     refusal = _refusal(step, consumer)
     if refusal is not None:
-        step.emit(Finish(job.id, job.consumer, Outcome.REJECTED, refusal, Phases(), 0.0))
+        step.emit(Finish(job.id, job.consumer, Outcome.REJECTED, refusal, Phases(), 0.0, priority))
         return
     if event.kind is JobKind.LOAD and consumer.state is S.RESIDENT:
-        step.emit(Finish(job.id, job.consumer, Outcome.DONE, None, Phases(), 0.0))
+        step.emit(Finish(job.id, job.consumer, Outcome.DONE, None, Phases(), 0.0, priority))
         return
     state.jobs[job.id] = job
     state.waiting += 1
@@ -230,6 +230,7 @@ def _end_running(step: Step, job: Job, outcome: Outcome, refusal: Refusal | None
     consumer = step.state.consumers[job.consumer]
     del consumer.running[job.id]
     consumer.last_used_at = step.at
+    eviction.used(step.state, consumer)
     consumer.idle_wish_s = job.idle_unload_s
     step.cancel_timer(TimerKind.RUN, job.id)
     if consumer.policy.busy_timeout_s is not None:
@@ -254,7 +255,7 @@ def _end_waiting(step: Step, job: Job, outcome: Outcome, refusal: Refusal | None
 def _finish(step: Step, job: Job, outcome: Outcome, refusal: Refusal | None) -> None:
     del step.state.jobs[job.id]
     run_s = step.at - job.granted_at
-    step.emit(Finish(job.id, job.consumer, outcome, refusal, job.phases, run_s))
+    step.emit(Finish(job.id, job.consumer, outcome, refusal, job.phases, run_s, job.priority))
 
 
 def _phases(consumer: Consumer, job: Job, at: float) -> Phases:

@@ -26,11 +26,15 @@ def note(state: State) -> None:
                 for other in _neighbours(state, consumer, consumer.gpus)
             )
     for swap in state.swaps.values():
-        if swap.load_started_at is not None and not swap.disturbed:
-            swap.disturbed = blind(state, swap.gpus) or any(
-                other.running or other.state in {S.LOADING, S.UNLOADING}
-                for other in _neighbours(state, state.consumers[swap.target], swap.gpus)
-            )
+        if swap.load_started_at is None or swap.blurred:
+            continue
+        target = state.consumers[swap.target]
+        neighbours = list(_neighbours(state, target, swap.gpus))
+        swap.blurred = blind(state, swap.gpus) or any(
+            other.state in {S.LOADING, S.UNLOADING} or _loads_with_its_job(other)
+            for other in neighbours
+        )
+        swap.disturbed |= swap.blurred or any(other.running for other in neighbours)
 
 
 def moved(state: State, consumer: Consumer) -> None:

@@ -71,6 +71,7 @@ class Finish:
     refusal: Refusal | None
     phases: Phases
     run_s: float
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,14 @@ class Order(StrEnum):
 
     ARRIVAL = "arrival"
     RESIDENT_FIRST = "resident-first"
+    PLANNED = "planned"
+
+
+class Victims(StrEnum):
+    """Who leaves first; see ``mgpu.core.eviction``."""
+
+    LRU = "lru"
+    RELOAD_COST = "reload-cost"
 
 
 class LockMode(StrEnum):
@@ -106,7 +114,8 @@ class Policy:
     consumers: Mapping[str, ConsumerPolicy]
     cushion_mib: int = 256
     lock: LockMode = LockMode.EXCLUSIVE
-    order: Order = Order.RESIDENT_FIRST
+    order: Order = Order.PLANNED
+    victims: Victims = Victims.LRU
     when_nothing_to_evict: NothingToEvict = NothingToEvict.REJECT
     max_queue: int = 512
     max_wait_s: float = 600.0

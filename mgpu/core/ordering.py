@@ -3,9 +3,11 @@
 A consumer's turn is decided by its first waiting job. ``arrival`` serves strictly in order of
 arrival: A B C A runs as A B C A, and whoever cannot be served yet holds up all behind it that share
 a GPU with it. ``resident-first`` spares swaps: jobs of resident consumers first, so that
-A B C A B C runs as A A B B C C, and nobody waits for somebody who cannot be served.
+A B C A B C runs as A A B B C C, and nobody waits for somebody who cannot be served. ``planned``
+does so too, and weighs who is there and who is to come by what their jobs and loads take
+(``mgpu.core.planning``).
 
-In both, a higher priority goes first: as long as it waits for others to stop computing, no job of a
+In all, a higher priority goes first: as long as it waits for others to stop computing, no job of a
 lower one starts where it wants to go. And a job that has waited for ``max_overtake_s`` goes before
 everything else and holds up all behind it.
 """
@@ -14,7 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import assert_never
 
+from mgpu.core import planning
 from mgpu.core.jobs import Job
 from mgpu.core.model import ConsumerState, Order
 from mgpu.core.state import Consumer, State
@@ -31,27 +35,25 @@ class Turn:
 
 def turns(state: State, at: float) -> list[Turn]:
     """Every consumer with a waiting job, the one to be served first at the front."""
-    rank = RANKS[state.policy.order]
     strict = state.policy.order is Order.ARRIVAL
-    ranked: list[tuple[tuple[int, ...], Turn]] = []
+    rank = _ranks(state, at)
+    ranked: list[tuple[tuple[float, ...], Turn]] = []
     for consumer in state.consumers.values():
         if consumer.waiting:
             job, overdue = consumer.waiting.head(at, state.policy.max_overtake_s)
-            key = (0, job.seq) if overdue else (1, *rank(consumer, job), job.seq)
+            key = (0, job.seq) if overdue else (1, -job.priority, *rank(consumer, job), job.seq)
             ranked.append((key, Turn(consumer, job, barrier=strict or overdue)))
     ranked.sort(key=lambda entry: entry[0])
     return [turn for _, turn in ranked]
 
 
-def _arrival(_consumer: Consumer, job: Job) -> tuple[int, ...]:
-    return (-job.priority,)
-
-
-def _resident_first(consumer: Consumer, job: Job) -> tuple[int, ...]:
-    return (-job.priority, consumer.state is not ConsumerState.RESIDENT)
-
-
-RANKS: dict[Order, Callable[[Consumer, Job], tuple[int, ...]]] = {
-    Order.ARRIVAL: _arrival,
-    Order.RESIDENT_FIRST: _resident_first,
-}
+def _ranks(state: State, at: float) -> Callable[[Consumer, Job], tuple[float, ...]]:
+    match state.policy.order:
+        case Order.ARRIVAL:
+            return lambda _consumer, _job: ()
+        case Order.RESIDENT_FIRST:
+            return lambda consumer, _job: (consumer.state is not ConsumerState.RESIDENT,)
+        case Order.PLANNED:
+            return planning.ranks(state, at)
+        case _:
+            assert_never(state.policy.order)

@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from mgpu.core import vram
+from mgpu.core import eviction, vram
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.model import Refusal
 from mgpu.core.state import Consumer, State
@@ -139,10 +139,6 @@ def _names(gpus: Iterable[int]) -> str:
     return ", ".join(map(str, gpus))
 
 
-def _lru(consumer: Consumer) -> tuple[float, str]:
-    return (consumer.last_used_at, consumer.name)
-
-
 def _permitted(target: Consumer, victim: Consumer) -> bool:
     """Whether a consumer may ever be evicted for a target."""
     policy = victim.policy
@@ -223,7 +219,7 @@ def _plan_on(  # noqa: PLR0913 - as plan
 ) -> Plan | None:
     shortage_mib = _shortage_mib(state, target, gpus, at)
     too_many = _too_many(state, target)
-    ranked = sorted(state.consumers.values(), key=_lru)
+    ranked = eviction.ranked(state)
     candidates = [
         c
         for c in ranked
@@ -299,7 +295,7 @@ def _claimed_mib(state: State, consumer: Consumer) -> int:
 def _unavailable(state: State, target: Consumer) -> Refusal:
     staying = ", ".join(
         f"{c.name} ({_why_it_stays(target, c)})"
-        for c in sorted(state.consumers.values(), key=_lru)
+        for c in eviction.ranked(state)
         if c.state in vram.HOLDING and c is not target and not _permitted(target, c)
     )
     return Refusal(

@@ -45,7 +45,10 @@ class Swap:
     lowest_mib: dict[int, int] = field(default_factory=dict)
     """The least free memory seen since."""
     disturbed: bool = False
-    """Somebody else's memory moved on its GPUs during the load: nothing is learned from it."""
+    """Somebody else's memory may have moved on its GPUs during the load, if only because it
+    computed: nothing is learned from it."""
+    blurred: bool = False
+    """Somebody else came or went on its GPUs: how far it has got cannot be seen any more."""
     rank: float = math.inf
     """It may take the place of consumers whose waiting jobs have a lower priority than this."""
     forced: bool = False
@@ -75,6 +78,8 @@ class Consumer:
     """Where it lives, or lived last."""
     running: dict[str, Job] = field(default_factory=dict)
     waiting: Waiting = field(default_factory=Waiting)
+    credit: float = 0.0
+    """What it is worth keeping, by ``mgpu.core.eviction``."""
     last_used_at: float = -math.inf
     """End of its last finished job."""
     resident_since: float = -math.inf
@@ -186,5 +191,7 @@ class State:
     pause_requests: list[str] = field(default_factory=list)
     """People who wait for everybody to have left."""
     sampling_fast: bool = False
+    credit_floor: float = 0.0
+    """The largest credit that anybody was evicted with."""
     evictions: int = 0
     loads: int = 0

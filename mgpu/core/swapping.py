@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from mgpu.core import placement, unloading, vram
+from mgpu.core import eviction, placement, unloading, vram
 from mgpu.core.admission import refuse_waiting, satisfy_loads
 from mgpu.core.effects import Evicted, FootprintLearned, LoadMeasured, Sample, StartLoad
 from mgpu.core.events import TimerKind
@@ -65,7 +65,7 @@ def advance(step: Step) -> None:
     for swap in list(step.state.swaps.values()):
         if swap.load_started_at is None:
             _advance(step, swap)
-        else:
+        elif not swap.blurred:
             for index in swap.gpus:
                 free_mib = step.state.gpus[index].free_mib
                 swap.lowest_mib[index] = min(swap.lowest_mib[index], free_mib)
@@ -98,6 +98,7 @@ def resident_by_itself(step: Step, target: Consumer, reason: str) -> None:
     step.state.swaps.pop(target.name, None)
     target.leftover_mib = 0
     target.resident_since = step.at
+    eviction.used(step.state, target)
     step.move(target, S.RESIDENT, reason)
     if step.state.policy.min_resident_s:
         delay_s = step.state.policy.min_resident_s
@@ -138,6 +139,7 @@ def _evict(step: Step, swap: Swap, victims: tuple[str, ...]) -> None:
     for name in victims:
         swap.victims.add(name)
         step.state.evictions += 1
+        eviction.evicted(step.state, step.state.consumers[name])
         step.emit(Evicted(name, swap.target, need_mib))
         unloading.begin(step, step.state.consumers[name], f"evicted for {swap.target}")
 

@@ -2,7 +2,7 @@
 
 For one GPU::
 
-    available = min(free as measured, total - billed) - reservations of swaps under way - cushion
+    available = min(free as measured - outstanding, total - billed - reservations) - cushion
 
 A resident consumer is billed its footprint, an absent one its residual and what it failed to give
 back, whether or not the GPU's figures show it yet. The ledger thus never trusts a promise: memory
@@ -74,6 +74,22 @@ def reserved_mib(state: State, gpu: int, *, without: str = "") -> int:
     )
 
 
+def outstanding_mib(state: State, gpu: int, *, without: str = "") -> int:
+    """What loads on a GPU have still to take: their reservations, less what they were seen to take.
+
+    A load is seen for as long as nobody else comes or goes beside it (``Swap.blurred``).
+    """
+    return sum(
+        max(0, reservation_mib(state, swap) - _taken_mib(swap, gpu))
+        for swap in state.swaps.values()
+        if gpu in swap.gpus and swap.target != without
+    )
+
+
+def _taken_mib(swap: Swap, gpu: int) -> int:
+    return swap.baseline_mib[gpu] - swap.lowest_mib[gpu] if swap.load_started_at is not None else 0
+
+
 def owe(gpu: Gpu, mib: int, at: float, until: float) -> None:
     """Expect memory to show as free on a GPU before long."""
     gpu.owed_mib = owed_mib(gpu, at) + max(0, mib)
@@ -106,8 +122,9 @@ def available_mib(
     own = state.consumers[target]
     if gpu.index in own.gpus:
         booked += share_mib(kept_mib(own), own.gpus)
-    reserved = reserved_mib(state, gpu.index, without=target)
-    return min(gpu.free_mib + owed_mib, booked) - reserved - state.policy.cushion_mib
+    booked -= reserved_mib(state, gpu.index, without=target)
+    measured = gpu.free_mib + owed_mib - outstanding_mib(state, gpu.index, without=target)
+    return min(measured, booked) - state.policy.cushion_mib
 
 
 def foreign_mib(state: State, gpu: Gpu) -> int:

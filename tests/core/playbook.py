@@ -53,6 +53,7 @@ from mgpu.core.model import (
     Order,
     Outcome,
     Policy,
+    Victims,
 )
 from mgpu.core.scheduler import Scheduler
 from mgpu.core.state import Consumer
@@ -60,7 +61,7 @@ from mgpu.core.views import Snapshot
 
 T = TypeVar("T", bound=Effect)
 
-CHOICES = {"lock": LockMode, "order": Order, "when_nothing_to_evict": NothingToEvict}
+CHOICES = {"victims": Victims, "lock": LockMode, "order": Order, "when_nothing_to_evict": NothingToEvict}
 
 
 def resident(name: str, footprint_mib: int = 8000, **policy: Any) -> ConsumerPolicy:
@@ -99,6 +100,7 @@ class Playbook:
     ) -> None:
         policy.setdefault("cushion_mib", 0)
         policy.setdefault("prefetch", False)
+        policy.setdefault("order", "resident-first")
         for name in policy.keys() & CHOICES.keys():
             policy[name] = CHOICES[name](policy[name])
         rules = Policy(consumers={c.name: c for c in consumers}, **policy)

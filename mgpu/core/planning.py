@@ -1,0 +1,57 @@
+"""The order ``planned``: what to compute and what to load next, by what they are known to take.
+
+Consumers that are there go first, so that nobody is evicted whom the queue still needs. Of those,
+the next is the one with the largest ``(age + 1 s) / job_s ** 2``, where the age is that of its
+first waiting job: short jobs first (W. E. Smith, "Various optimizers for single-stage production",
+1956), as far as the long ones have not waited longer in proportion. The square lets equal times come
+out as order of arrival, and keeps errors in the averages from holding anybody up for long; the
+second keeps fresh jobs comparable.
+
+Of those to come, the next to load is the one whose waiting jobs are worth it soonest: the smallest
+``job_s + load_s / waiting``, Smith's rule for a batch that must be loaded once. With everything
+known beforehand this loads each consumer that has jobs and is not there exactly once, and no order
+can do with less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mgpu.core.jobs import Job
+from mgpu.core.model import ConsumerState
+from mgpu.core.state import Consumer, State
+
+UNKNOWN_JOB_S = 1.0
+"""Before any job of anybody has been measured, all are taken to be alike."""
+
+UNKNOWN_LOAD_S_PER_GIB = 0.5
+"""Before any load has been: reading weights at 2 GiB/s."""
+
+FRESH_S = 1.0
+LEAST_S = 0.001
+
+
+def load_s(consumer: Consumer) -> float:
+    """How long a consumer takes to load: its average, else by its size, in seconds."""
+    known_s = consumer.averages.load.seconds
+    return consumer.footprint_mib / 1024 * UNKNOWN_LOAD_S_PER_GIB if known_s is None else known_s
+
+
+def ranks(state: State, at: float) -> Callable[[Consumer, Job], tuple[float, ...]]:
+    """What to sort consumers with waiting jobs by, smallest first."""
+    common_s = _common_job_s(state)
+
+    def rank(consumer: Consumer, job: Job) -> tuple[float, ...]:
+        own_s = consumer.averages.job.seconds
+        each_s = max(LEAST_S, common_s if own_s is None else own_s)
+        if consumer.state is ConsumerState.RESIDENT:
+            return (0, -(at - job.arrived_at + FRESH_S) / each_s**2)
+        return (1, each_s + load_s(consumer) / len(consumer.waiting))
+
+    return rank
+
+
+def _common_job_s(state: State) -> float:
+    """How long a job of somebody of whom none has been seen yet is taken to last."""
+    known_s = [s for c in state.consumers.values() if (s := c.averages.job.seconds) is not None]
+    return sum(known_s) / len(known_s) if known_s else UNKNOWN_JOB_S

@@ -1,0 +1,315 @@
+"""The production scheduler, driven over a trace in virtual time.
+
+The scheduler is told what a broker would tell it, and everything it wants is done by a simulated
+machine: loads and unloads take the time the trace says, memory fills half-way through a load and
+comes back when an unload ends, and the GPUs are read whenever the scheduler asks for it or their
+memory has changed. While somebody waits and nothing moves they are read once a second, as the
+broker does. Nothing fails here; for what happens then see the tests of ``mgpu.core``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import assert_never
+
+from mgpu.core import invariants
+from mgpu.core.effects import (
+    Abort,
+    Answer,
+    CancelTimer,
+    Effect,
+    Evicted,
+    Finish,
+    FootprintLearned,
+    Grant,
+    LoadMeasured,
+    LockReleased,
+    Sample,
+    SetTimer,
+    SettleTimedOut,
+    StartLoad,
+    StartUnload,
+    StateChanged,
+    SwapMeasured,
+    UnloadMeasured,
+)
+from mgpu.core.events import (
+    Event,
+    GpusRead,
+    JobArrived,
+    JobEnded,
+    LoadEnded,
+    Timer,
+    TimerFired,
+    UnloadEnded,
+)
+from mgpu.core.model import ConsumerState as S
+from mgpu.core.model import GpuReading, Outcome, Policy
+from mgpu.core.scheduler import Scheduler
+from mgpu.core.vram import share_mib
+from mgpu.simulation.agenda import Agenda
+from mgpu.simulation.bus import Bus
+from mgpu.simulation.outcome import Activity, JobRun, Lanes, Result
+from mgpu.simulation.workload import Arrival, Trace
+
+IDLE_SAMPLE_S = 1.0
+
+_ACTIVITY: Mapping[S, Activity] = {
+    S.LOADING: Activity.LOADING,
+    S.RESIDENT: Activity.RESIDENT,
+    S.DRAINING: Activity.RESIDENT,
+    S.UNLOADING: Activity.UNLOADING,
+    S.QUARANTINED: Activity.UNLOADING,
+}
+
+
+class StuckError(AssertionError):
+    """Jobs wait, nothing is under way, and the scheduler wants nothing: a bug of the scheduler."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What the simulated machine is like.
+
+    ``shared_bandwidth``: two loads at once take twice as long. ``memory_lag_s``: so long after an
+    unload was answered its memory shows as free.
+    """
+
+    shared_bandwidth: bool = False
+    memory_lag_s: float = 0.0
+
+
+IDEAL = Conditions()
+
+
+def replay(
+    trace: Trace,
+    policy: Policy,
+    conditions: Conditions = IDEAL,
+    *,
+    check: bool = False,
+    lanes: bool = False,
+) -> Result:
+    """Run a trace under a policy that names the trace's services as its consumers.
+
+    ``check``: check the core's invariants after every event. ``lanes``: write down who did what
+    when. Raises ``StuckError`` when the scheduler leaves jobs waiting for ever.
+    """
+    return _Machine(trace, policy, conditions, check=check, lanes=lanes).run()
+
+
+class _Machine:
+    def __init__(
+        self, trace: Trace, policy: Policy, conditions: Conditions, *, check: bool, lanes: bool
+    ) -> None:
+        self._trace = trace
+        self._lag_s = conditions.memory_lag_s
+        self._check = check
+        self._lanes = Lanes() if lanes else None
+        self._scheduler = Scheduler(policy)
+        self._agenda = Agenda(trace.arrivals[0].at_s if trace.arrivals else 0.0)
+        self._bus = Bus(shared=conditions.shared_bandwidth)
+        self._bus_version = 0
+        self._free_mib = list(trace.total_mib)
+        self._placed: dict[str, tuple[int, ...]] = {}
+        self._loads: dict[str, StartLoad] = {}
+        """Loads under way; the memory of those in ``_placed`` is filled."""
+        self._moving = 0
+        """Loads, unloads and jobs under way."""
+        self._timers: dict[Timer, float] = {}
+        self._running: dict[str, tuple[int, float]] = {}
+        """Token and start of each job that computes."""
+        self._open = len(trace.arrivals)
+        self._unread = True
+        self._watching = False
+        self._result = Result()
+
+    def run(self) -> Result:
+        for name in self._trace.resident:
+            self._fill(name, self._trace.services[name].gpus or (0,))
+            self._enter(name, Activity.RESIDENT)
+        self._read_if_needed()
+        for number, arrival in enumerate(self._trace.arrivals):
+            self._agenda.at(arrival.at_s, partial(self._arrive, str(number), arrival))
+        while self._open:
+            if not self._agenda.step():
+                raise StuckError(f"{self._open} jobs wait for ever")
+            self._read_if_needed()
+            self._watch()
+        self._result.ended_s = self._agenda.now_s
+        if self._lanes is not None:
+            self._result.lanes = self._lanes.close(self._agenda.now_s)
+        return self._result
+
+    # What the scheduler is told
+
+    def _post(self, event: Event) -> None:
+        effects = self._scheduler.handle(event)
+        if self._check:
+            invariants.check(self._scheduler.state)
+            invariants.check_effects(self._scheduler.state, effects)
+        for effect in effects:
+            self._do(effect)
+
+    def _arrive(self, job: str, arrival: Arrival) -> None:
+        event = JobArrived(self._agenda.now_s, job, arrival.consumer, priority=arrival.priority)
+        self._post(event)
+
+    def _read_if_needed(self) -> None:
+        while self._unread:
+            self._unread = False
+            readings = tuple(
+                GpuReading(index=index, total_mib=total_mib, free_mib=max(0, free_mib))
+                for index, (total_mib, free_mib) in enumerate(
+                    zip(self._trace.total_mib, self._free_mib, strict=True)
+                )
+            )
+            self._post(GpusRead(self._agenda.now_s, readings))
+
+    def _watch(self) -> None:
+        """Read once in a while for as long as somebody waits for nothing that is under way."""
+        if self._scheduler.state.waiting and not self._moving and not self._watching:
+            self._watching = True
+            self._agenda.after(IDLE_SAMPLE_S, self._look)
+
+    def _look(self) -> None:
+        self._watching = False
+        self._unread = True
+
+    # What the scheduler wants done
+
+    def _do(self, effect: Effect) -> None:  # noqa: C901 - one arm an effect
+        match effect:
+            case SetTimer(timer, at):
+                self._timers[timer] = at
+                self._agenda.at(at, partial(self._fire, timer, at))
+            case CancelTimer(timer):
+                self._timers.pop(timer, None)
+            case Grant(job):
+                self._grant(effect)
+            case Finish():
+                self._finish(effect)
+            case Sample():
+                self._unread = True
+            case StateChanged(consumer, _, new):
+                self._enter(consumer, _ACTIVITY.get(new))
+            case StartLoad():
+                self._load(effect)
+            case StartUnload():
+                self._unload(effect)
+            case Abort(job):
+                self._end(job, self._running[job][0], Outcome.CANCELLED)
+            case Answer():
+                raise AssertionError("nobody asked for an unload")
+            case (
+                LockReleased()
+                | LoadMeasured()
+                | UnloadMeasured()
+                | SwapMeasured()
+                | Evicted()
+                | FootprintLearned()
+                | SettleTimedOut()
+            ):
+                pass
+            case _:
+                assert_never(effect)
+
+    def _fire(self, timer: Timer, at: float) -> None:
+        if self._timers.get(timer) == at:
+            del self._timers[timer]
+            self._post(TimerFired(self._agenda.now_s, timer))
+
+    def _grant(self, grant: Grant) -> None:
+        self._moving += 1
+        self._running[grant.job] = (grant.token, self._agenda.now_s)
+        self._enter(grant.consumer, Activity.COMPUTING)
+        service_s = self._trace.arrivals[int(grant.job)].service_s
+        self._agenda.after(service_s, partial(self._end, grant.job, grant.token, Outcome.DONE))
+
+    def _end(self, job: str, token: int, outcome: Outcome) -> None:
+        if job not in self._running:
+            return  # it was aborted
+        self._moving -= 1
+        self._enter(self._trace.arrivals[int(job)].consumer, Activity.RESIDENT)
+        self._post(JobEnded(self._agenda.now_s, job, token, outcome))
+
+    def _finish(self, end: Finish) -> None:
+        self._open -= 1
+        started = self._running.pop(end.job, None)
+        if end.outcome is Outcome.DONE and started is not None:
+            number, now_s = int(end.job), self._agenda.now_s
+            arrived_s = self._trace.arrivals[number].at_s
+            self._result.runs.append(JobRun(number, end.consumer, arrived_s, started[1], now_s))
+        else:
+            self._result.refused += 1
+
+    def _enter(self, consumer: str, activity: Activity | None) -> None:
+        if self._lanes is not None:
+            self._lanes.enter(consumer, activity, self._agenda.now_s)
+
+    # The machine
+
+    def _load(self, effect: StartLoad) -> None:
+        load_s = self._trace.services[effect.consumer].load_s
+        self._moving += 1
+        self._result.loads += 1
+        self._result.reload_s += load_s
+        self._loads[effect.consumer] = effect
+        self._bus.start(effect.consumer, load_s / 2, self._agenda.now_s)
+        self._plan_bus()
+
+    def _plan_bus(self) -> None:
+        self._bus_version += 1
+        end_s = self._bus.next_end_s()
+        if end_s is not None:
+            self._agenda.at(end_s, partial(self._half_done, self._bus_version))
+
+    def _half_done(self, version: int) -> None:
+        if version != self._bus_version:
+            return  # another load began meanwhile
+        name = self._bus.take(self._agenda.now_s)
+        load = self._loads[name]
+        error = None
+        if name not in self._placed:
+            self._fill(name, load.gpus)
+            if min(self._free_mib) >= 0:
+                load_s = self._trace.services[name].load_s
+                self._bus.start(name, load_s / 2, self._agenda.now_s)
+                self._plan_bus()
+                return
+            self._change(name, self._placed.pop(name), +1)
+            error = "out of memory"
+        self._plan_bus()
+        self._moving -= 1
+        del self._loads[name]
+        self._post(LoadEnded(self._agenda.now_s, name, load.attempt, error))
+
+    def _unload(self, effect: StartUnload) -> None:
+        unload_s = self._trace.services[effect.consumer].unload_s
+        self._moving += 1
+        self._result.unloads += 1
+        self._result.reload_s += unload_s
+        self._agenda.after(unload_s, partial(self._unloaded, effect))
+
+    def _unloaded(self, effect: StartUnload) -> None:
+        self._moving -= 1
+        name = effect.consumer
+        give_back = partial(self._change, name, self._placed.pop(name), +1)
+        if self._lag_s:
+            self._agenda.after(self._lag_s, give_back)
+        else:
+            give_back()
+        self._post(UnloadEnded(self._agenda.now_s, name, effect.attempt))
+
+    def _fill(self, name: str, gpus: tuple[int, ...]) -> None:
+        self._placed[name] = gpus
+        self._change(name, gpus, -1)
+
+    def _change(self, name: str, gpus: tuple[int, ...], sign: int) -> None:
+        for index in gpus:
+            self._free_mib[index] += sign * share_mib(
+                self._trace.services[name].footprint_mib, gpus
+            )
+        self._unread = True

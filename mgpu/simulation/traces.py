@@ -1,0 +1,272 @@
+"""A workload as a file: JSON Lines, a header first, then one line per job, load or unload.
+
+::
+
+    {"mgpu_trace": 1, "total_mib": [24576], "cushion_mib": 256, "resident": [], "services":
+     {"tts": {"footprint_mib": 2400, "load_s": 3.0, "unload_s": 0.5, "gpus": null}}}
+    {"at_s": 0.25, "consumer": "tts", "service_s": 1.5, "priority": 0}
+    {"consumer": "tts", "load_s": 3.1}
+    {"consumer": "tts", "unload_s": 0.6}
+
+Jobs stand in the order in which they ended and are sorted by arrival when they are read. A
+service's times of loading and unloading are the means of its lines; without any, what the header
+says; without that either, 0, and ``Recording.unknown`` names it. What a broker does is written by
+``mgpu.simulation.recorder``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from mgpu.errors import ConfigError
+from mgpu.simulation.workload import Arrival, Service, Trace
+
+VERSION = 1
+
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Mib = Annotated[int, Field(ge=0)]
+
+
+class _Line(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class _ServiceEntry(_Line):
+    footprint_mib: Mib
+    load_s: Seconds | None = None
+    unload_s: Seconds | None = None
+    gpus: list[int] | None = None
+
+
+class _Header(_Line):
+    mgpu_trace: int
+    total_mib: Annotated[list[Mib], Field(min_length=1)]
+    cushion_mib: Mib
+    services: dict[str, _ServiceEntry]
+    resident: list[str] = []
+
+
+class _JobLine(_Line):
+    at_s: Seconds
+    consumer: str
+    service_s: Seconds
+    priority: int = 0
+
+
+class _LoadLine(_Line):
+    consumer: str
+    load_s: Seconds
+
+
+class _UnloadLine(_Line):
+    consumer: str
+    unload_s: Seconds
+
+
+T = TypeVar("T", bound=_Line)
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What a file holds. ``unknown``: services of whose loads nothing is known."""
+
+    trace: Trace
+    unknown: tuple[str, ...]
+
+
+class _Times:
+    """Measured seconds per service."""
+
+    def __init__(self) -> None:
+        self._seconds: defaultdict[str, list[float]] = defaultdict(list)
+
+    def add(self, consumer: str, seconds: float) -> None:
+        self._seconds[consumer].append(seconds)
+
+    def mean(self, consumer: str, otherwise: float | None) -> float | None:
+        seconds = self._seconds.get(consumer)
+        return sum(seconds) / len(seconds) if seconds else otherwise
+
+
+def read(path: Path) -> Recording:
+    """Read a recorded trace; raise ``ConfigError`` with file and line for what is wrong in it."""
+    try:
+        with path.open(encoding="utf-8") as file:
+            return _parse(path, file)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: is not UTF-8 text") from error
+
+
+def write(path: Path, trace: Trace) -> None:
+    """Write a trace that ``read`` gives back unchanged."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{line}\n" for line in lines(trace))
+
+
+def lines(trace: Trace) -> Iterator[str]:
+    """The lines of a trace's file."""
+    services = {
+        service.name: {
+            "footprint_mib": service.footprint_mib,
+            "load_s": service.load_s,
+            "unload_s": service.unload_s,
+            "gpus": service.gpus,
+        }
+        for service in trace.services.values()
+    }
+    yield header(
+        total_mib=trace.total_mib,
+        cushion_mib=trace.cushion_mib,
+        services=services,
+        resident=trace.resident,
+    )
+    for arrival in trace.arrivals:
+        yield job_line(arrival)
+
+
+def header(
+    *,
+    total_mib: Iterable[int],
+    cushion_mib: int,
+    services: dict[str, dict[str, Any]],
+    resident: Iterable[str],
+) -> str:
+    """The first line of a file."""
+    return json.dumps(
+        {
+            "mgpu_trace": VERSION,
+            "total_mib": list(total_mib),
+            "cushion_mib": cushion_mib,
+            "resident": list(resident),
+            "services": services,
+        }
+    )
+
+
+def job_line(arrival: Arrival) -> str:
+    """The line of one job."""
+    return json.dumps(
+        {
+            "at_s": arrival.at_s,
+            "consumer": arrival.consumer,
+            "service_s": arrival.service_s,
+            "priority": arrival.priority,
+        }
+    )
+
+
+def time_line(consumer: str, kind: str, seconds: float) -> str:
+    """The line of one load or unload; ``kind`` is ``load_s`` or ``unload_s``."""
+    return json.dumps({"consumer": consumer, kind: seconds})
+
+
+def _parse(path: Path, file: Iterable[str]) -> Recording:
+    numbered = ((n, line) for n, line in enumerate(file, start=1) if line.strip())
+    first = next(numbered, None)
+    if first is None:
+        raise ConfigError(f"{path}:1: the file is empty; a trace begins with its header")
+    head = _read_header(path, *first)
+    arrivals: list[Arrival] = []
+    loads, unloads = _Times(), _Times()
+    for number, text in numbered:
+        match _read_line(path, number, text, head):
+            case _JobLine() as job:
+                arrivals.append(Arrival(job.at_s, job.consumer, job.service_s, job.priority))
+            case _LoadLine(consumer=consumer, load_s=seconds):
+                loads.add(consumer, seconds)
+            case _UnloadLine(consumer=consumer, unload_s=seconds):
+                unloads.add(consumer, seconds)
+    if not arrivals:
+        raise ConfigError(f"{path}: there is no job in it")
+    return _recording(head, arrivals, loads, unloads)
+
+
+def _recording(head: _Header, arrivals: list[Arrival], loads: _Times, unloads: _Times) -> Recording:
+    services: dict[str, Service] = {}
+    unknown = []
+    for name, entry in head.services.items():
+        load_s = loads.mean(name, entry.load_s)
+        if load_s is None:
+            unknown.append(name)
+        services[name] = Service(
+            name=name,
+            footprint_mib=entry.footprint_mib,
+            load_s=load_s or 0.0,
+            unload_s=unloads.mean(name, entry.unload_s) or 0.0,
+            gpus=None if entry.gpus is None else tuple(entry.gpus),
+        )
+    trace = Trace(
+        total_mib=tuple(head.total_mib),
+        services=services,
+        arrivals=tuple(sorted(arrivals, key=lambda arrival: arrival.at_s)),
+        cushion_mib=head.cushion_mib,
+        resident=tuple(head.resident),
+    )
+    return Recording(trace, tuple(unknown))
+
+
+def _read_header(path: Path, number: int, text: str) -> _Header:
+    values = _json(path, number, text)
+    if values.get("mgpu_trace") != VERSION:
+        _refuse(path, number, f"not the header of a trace of version {VERSION} (mgpu_trace)")
+    head = _validated(path, number, _Header, values)
+    for name in head.resident:
+        if name not in head.services:
+            _refuse(path, number, f"resident: there is no service {name}")
+    for name, entry in head.services.items():
+        if entry.gpus is not None and not set(entry.gpus) <= set(range(len(head.total_mib))):
+            _refuse(path, number, f"services.{name}.gpus: there is no such GPU: {entry.gpus}")
+        if entry.gpus == []:
+            _refuse(path, number, f"services.{name}.gpus: names no GPU")
+    return head
+
+
+def _read_line(
+    path: Path, number: int, text: str, head: _Header
+) -> _JobLine | _LoadLine | _UnloadLine:
+    values = _json(path, number, text)
+    line: _JobLine | _LoadLine | _UnloadLine
+    if "load_s" in values:
+        line = _validated(path, number, _LoadLine, values)
+    elif "unload_s" in values:
+        line = _validated(path, number, _UnloadLine, values)
+    else:
+        line = _validated(path, number, _JobLine, values)
+    if line.consumer not in head.services:
+        _refuse(path, number, f"consumer: the header has no service {line.consumer}")
+    return line
+
+
+def _json(path: Path, number: int, text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        _refuse(path, number, f"not JSON: {error}")
+    if not isinstance(values, dict):
+        _refuse(path, number, "not a JSON object")
+    return values
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is no number")
+
+
+def _validated(path: Path, number: int, model: type[T], values: dict[str, Any]) -> T:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        _refuse(path, number, f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+
+
+def _refuse(path: Path, number: int, message: str) -> NoReturn:
+    raise ConfigError(f"{path}:{number}: {message}")
