@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mgpu.core.effects import LockReleased
 from tests.core.playbook import Playbook, absent, resident, unknown
 
-HANGS = {"busy_timeout_s": 60.0}
+HANGS: dict[str, Any] = {"busy_timeout_s": 60.0}
 
 
 class TestTheBusyTimeout:

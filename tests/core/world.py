@@ -44,7 +44,6 @@ from mgpu.core.events import (
     ResumeRequested,
     Timer,
     TimerFired,
-    TimerKind,
     UnloadEnded,
     UnloadRequested,
 )
@@ -193,6 +192,7 @@ class World:
                 if self.chance.random() < chance:
                     self._later(at, partial(act, f"r{number}-{act.__name__}", name))
         self._later(span_s, lambda: self._post(ResumeRequested(self.now)))
+        self._later(span_s + QUIET_S / 2, self._unpin_all)
 
     def _arrive(self, job: str, consumer: str) -> None:
         kind = JobKind.LOAD if self.chance.random() < 0.03 else JobKind.COMPUTE
@@ -445,11 +445,14 @@ class World:
             assert consumer.unload is None, f"{consumer.name} is {consumer.state}"
         for gpu in self.state.gpus.values():
             assert not gpu.holders
-        assert not {t for t in self.timers if t.kind is not TimerKind.PRELOAD}
-        assert all(
-            consumer.state is ConsumerState.RESIDENT or not self._to_be_kept(consumer)
-            for consumer in self.state.consumers.values()
-        )
+        assert not self.timers
+
+    def _unpin_all(self) -> None:
+        """After the faults every pinned consumer is in memory; one that fits nowhere tries on."""
+        for consumer in self.state.consumers.values():
+            kept = consumer.state is ConsumerState.RESIDENT
+            assert kept or not self._to_be_kept(consumer), f"{consumer.name} is not kept"
+            self._post(PinRequested(self.now, consumer.name, pinned=False))
 
     def _to_be_kept(self, consumer: Consumer) -> bool:
         """Whether a pinned consumer has no excuse for its absence."""
@@ -457,4 +460,5 @@ class World:
             placement.plan(self.state, consumer, self.now, busy=frozenset()), placement.Plan
         )
         kept = consumer.pinned and consumer.policy.can_load and not consumer.unloaded_by_hand
-        return kept and fits and consumer.preload_after <= self.now
+        absent = consumer.state is ConsumerState.ABSENT
+        return kept and fits and absent and consumer.preload_after <= self.now
