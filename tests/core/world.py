@@ -456,9 +456,8 @@ class World:
 
     def _to_be_kept(self, consumer: Consumer) -> bool:
         """Whether a pinned consumer has no excuse for its absence."""
-        fits = isinstance(
-            placement.plan(self.state, consumer, self.now, busy=frozenset()), placement.Plan
-        )
+        busy = swapping._busy(Step(self.now, self.state))
+        fits = isinstance(placement.plan(self.state, consumer, self.now, busy=busy), placement.Plan)
         kept = consumer.pinned and consumer.policy.can_load and not consumer.unloaded_by_hand
         absent = consumer.state is ConsumerState.ABSENT
         return kept and fits and absent and consumer.preload_after <= self.now
