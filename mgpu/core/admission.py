@@ -156,9 +156,10 @@ def end(step: Step, event: JobEnded) -> None:
         return
     # One that was told to stop may have been done a moment before.
     refusal = None if event.outcome is Outcome.DONE else job.aborted
-    consumer = _end_running(step, job, event.outcome, refusal)
+    consumer = _take_off(step, job)
     if not consumer.running:
         unlock(step, consumer)
+    _finish(step, job, event.outcome, refusal)
 
 
 def cut_off(step: Step, job: Job, refusal: Refusal) -> None:
@@ -169,7 +170,8 @@ def cut_off(step: Step, job: Job, refusal: Refusal) -> None:
     abort(step, job, refusal)
     assert job.aborted is not None
     left = job.aborted.code == "client-left"
-    _end_running(step, job, Outcome.CANCELLED if left else Outcome.FAILED, job.aborted)
+    _take_off(step, job)
+    _finish(step, job, Outcome.CANCELLED if left else Outcome.FAILED, job.aborted)
 
 
 def unlock(step: Step, consumer: Consumer) -> None:
@@ -226,7 +228,8 @@ def _unhealthy(state: State, consumer: Consumer) -> Refusal | None:
     return Refusal("gpu-unhealthy", detail, RETRY_GPU_S)
 
 
-def _end_running(step: Step, job: Job, outcome: Outcome, refusal: Refusal | None) -> Consumer:
+def _take_off(step: Step, job: Job) -> Consumer:
+    """Take a running job off its consumer."""
     consumer = step.state.consumers[job.consumer]
     del consumer.running[job.id]
     consumer.last_used_at = step.at
@@ -235,7 +238,6 @@ def _end_running(step: Step, job: Job, outcome: Outcome, refusal: Refusal | None
     step.cancel_timer(TimerKind.RUN, job.id)
     if consumer.policy.busy_timeout_s is not None:
         step.cancel_timer(TimerKind.BUSY, job.id)
-    _finish(step, job, outcome, refusal)
     return consumer
 
 

@@ -89,7 +89,6 @@ class Forecast:
         self._room_mib = {
             gpu.index: gpu.free_mib - state.policy.cushion_mib for gpu in state.gpus.values()
         }
-        self._slots = {c.name: c.policy.concurrency - len(c.running) for c in consumers}
         self._free_in_s: dict[Lane, float] = {}
         for consumer in consumers:
             for job in consumer.running.values():
@@ -97,9 +96,6 @@ class Forecast:
 
     def take(self, consumer: Consumer) -> float | None:
         """Put one more job of a consumer at the end; return in how many seconds it begins."""
-        if consumer.running and self._slots[consumer.name] > 0:
-            self._slots[consumer.name] -= 1
-            return 0.0
         job_s = _known(consumer.averages.job, self._job_s)
         gpus = self._gpus(consumer)
         ready_s = self._ready_s(consumer, gpus)

@@ -57,12 +57,6 @@ def restart(step: Step, event: RestartRequested) -> None:
             assert_never(consumer.state)
 
 
-def unlock_stopped(step: Step, consumer: Consumer) -> None:
-    """Take the lock back from a consumer that has answered, or that cannot be stopped."""
-    if not (consumer.running or consumer.stopping):
-        admission.unlock(step, consumer)
-
-
 def _stop(step: Step, consumer: Consumer, reason: str) -> None:
     refusal = Refusal("consumer-failed", f"{consumer.name} was {reason}")
     for job in list(consumer.running.values()):

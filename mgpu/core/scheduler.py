@@ -108,7 +108,8 @@ def _take_in(step: Step, event: Event) -> None:  # noqa: C901, PLR0912 - one arm
             consumer = step.state.consumers[event.consumer]
             if consumer.state is S.UNLOADING and consumer.attempt == event.attempt:
                 unloading.answered(step, consumer, event.error)
-                restarting.unlock_stopped(step, consumer)
+                # One that was stopped at its work held the lock until now (mgpu.core.restarting).
+                admission.unlock(step, consumer)
         case ConsumerProbed():
             probing.consumer_probed(step, event)
         case GpusRead():

@@ -34,6 +34,7 @@ class Asked:
     consumer: str
     priority: int | None
     max_wait_s: float | None
+    idle_unload_s: float | None = None
 
 
 @dataclass
@@ -48,6 +49,9 @@ class FakeBroker:
     outcomes: dict[str, str] = field(default_factory=dict)
     actions: list[str] = field(default_factory=list)
     states: dict[str, ConsumerState] = field(default_factory=dict)
+    pinned: frozenset[str] = frozenset()
+    paused: bool = False
+    eta_s: float | None = None
 
     def __post_init__(self) -> None:
         self._lock = asyncio.Lock()
@@ -65,8 +69,9 @@ class FakeBroker:
         *,
         priority: int | None = None,
         max_wait_s: float | None = None,
+        idle_unload_s: float | None = None,
     ) -> AsyncIterator[FakeLease]:
-        self.asked[job] = Asked(consumer, priority, max_wait_s)
+        self.asked[job] = Asked(consumer, priority, max_wait_s, idle_unload_s)
         if self.refuse is not None:
             self._end(job, "rejected")
             raise self.refuse
@@ -95,6 +100,23 @@ class FakeBroker:
     async def unload(self, consumer: str) -> None:
         await self._act("unload", consumer, ConsumerState.ABSENT)
 
+    async def restart(self, consumer: str) -> None:
+        await self._act("restart", consumer, ConsumerState.RESIDENT)
+
+    def pin(self, consumer: str, *, pinned: bool) -> None:
+        self.actions.append(f"{'pin' if pinned else 'unpin'} {consumer}")
+        self.pinned = self.pinned | {consumer} if pinned else self.pinned - {consumer}
+
+    async def pause(self) -> None:
+        if self.refuse is not None:
+            raise self.refuse
+        self.actions.append("pause")
+        self.paused = True
+
+    def resume(self) -> None:
+        self.actions.append("resume")
+        self.paused = False
+
     def snapshot(self) -> Snapshot:
         gpu = GpuView(
             index=0,
@@ -122,14 +144,28 @@ class FakeBroker:
             pinned=False,
         )
         consumers = {
-            name: replace(view, name=name, state=self.states.get(name, ConsumerState.ABSENT))
+            name: replace(
+                view,
+                name=name,
+                state=self.states.get(name, ConsumerState.ABSENT),
+                pinned=name in self.pinned,
+            )
             for name in self.consumers
         }
         queue = tuple(
-            WaiterView(job, self.asked[job].consumer, position, 1.5)
+            WaiterView(job, self.asked[job].consumer, position, 1.5, self.eta_s)
             for position, job in enumerate(self.waiting, 1)
         )
-        return Snapshot((gpu,), consumers, queue, len(queue), False, evictions=3, loads=4)
+        return Snapshot(
+            (gpu,),
+            consumers,
+            queue,
+            len(queue),
+            draining=False,
+            evictions=3,
+            loads=4,
+            paused=self.paused,
+        )
 
     async def until(self, true: Callable[[FakeBroker], bool], within_s: float = DEADLINE_S) -> None:
         """Wait until something is so; fails the test when it is not in time."""

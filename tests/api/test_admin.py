@@ -7,7 +7,8 @@ from mgpu.api.deps import Limits
 from tests.api.conftest import Sites
 from tests.api.fake_broker import FakeBroker
 
-ACTIONS = ["/api/consumers/tts/load", "/api/consumers/tts/unload"]
+VERBS = ["load", "unload", "pin", "unpin", "restart"]
+ACTIONS = [*(f"/api/consumers/tts/{verb}" for verb in VERBS), "/api/pause", "/api/resume"]
 
 
 async def test_status_has_the_promised_shape(sites: Sites) -> None:
@@ -55,6 +56,7 @@ async def test_status_has_the_promised_shape(sites: Sites) -> None:
 
 async def test_status_shows_who_holds_the_lock_and_who_waits(sites: Sites) -> None:
     site = await sites.broker()
+    site.broker.eta_s = 12.34567
     await site.broker.hold()
     client = await site.raw()
     await client.send(b"GET /v1/tts HTTP/1.1\r\nHost: localhost\r\n\r\n")
@@ -64,7 +66,7 @@ async def test_status_shows_who_holds_the_lock_and_who_waits(sites: Sites) -> No
         document = await response.json()
 
     assert document["queue"] == [
-        {"job": "job-1", "consumer": "tts", "position": 1, "waited_s": 1.5, "eta_s": None}
+        {"job": "job-1", "consumer": "tts", "position": 1, "waited_s": 1.5, "eta_s": 12.346}
     ]
 
 
@@ -94,6 +96,37 @@ async def test_a_consumer_is_loaded_and_unloaded(
             assert response.status == 200
             assert (await response.json())["state"] == state
     assert site.broker.actions == ["load tts", "unload tts"]
+
+
+async def test_a_consumer_is_pinned_and_unpinned(sites: Sites) -> None:
+    site = await sites.broker()
+
+    for action, pinned in (("pin", True), ("unpin", False)):
+        async with site.client.post(site.url(f"/api/consumers/tts/{action}")) as response:
+            assert response.status == 200
+            assert (await response.json())["pinned"] is pinned
+    assert site.broker.actions == ["pin tts", "unpin tts"]
+
+
+async def test_a_consumer_is_restarted(sites: Sites) -> None:
+    site = await sites.broker()
+
+    async with site.client.post(site.url("/api/consumers/tts/restart")) as response:
+        assert response.status == 200
+        assert (await response.json())["state"] == "resident"
+    assert site.broker.actions == ["restart tts"]
+
+
+async def test_the_broker_is_paused_and_resumed(sites: Sites) -> None:
+    site = await sites.broker()
+
+    for action, paused in (("pause", True), ("resume", False)):
+        async with site.client.post(site.url(f"/api/{action}")) as response:
+            assert response.status == 200
+            assert await response.json() == {"paused": paused}
+        async with site.client.get(site.url("/api/status")) as response:
+            assert (await response.json())["paused"] is paused
+    assert site.broker.actions == ["pause", "resume"]
 
 
 @pytest.mark.parametrize("path", ACTIONS)
@@ -176,7 +209,7 @@ async def test_a_client_that_waits_to_be_told_to_go_on_is_told(sites: Sites) -> 
     assert (await client.head()).status == 200
 
 
-@pytest.mark.parametrize("action", ["load", "unload"])
+@pytest.mark.parametrize("action", VERBS)
 async def test_an_unknown_consumer_is_named_with_its_nearest(sites: Sites, action: str) -> None:
     site = await sites.broker()
 

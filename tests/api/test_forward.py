@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any
 
 import aiohttp
@@ -459,8 +460,41 @@ async def test_a_job_may_ask_for_priority_and_a_shorter_wait(
 
 
 @pytest.mark.parametrize(
+    ("wish", "seconds"),
+    [
+        ("0", 0.0),
+        ("90", 90.0),
+        ("0.5", 0.5),
+        ("-1", math.inf),
+        ("-0.5", math.inf),
+        ("never", math.inf),
+        ("Never", math.inf),
+    ],
+)
+async def test_a_job_may_say_how_long_its_consumer_may_be_idle(
+    sites: Sites, wish: str, seconds: float
+) -> None:
+    async def check(request: web.Request) -> web.StreamResponse:
+        assert not [name for name in request.headers if name.startswith("X-MGPU")]
+        return web.Response()
+
+    site = await sites.broker(await sites.upstream(check))
+
+    headers = {"X-MGPU-Idle-Unload": wish}
+    async with site.client.get(site.url("/v1/tts"), headers=headers) as response:
+        assert response.status == 200
+    assert site.broker.asked["job-1"].idle_unload_s == seconds
+
+
+@pytest.mark.parametrize(
     "headers",
     [
+        {"X-MGPU-Idle-Unload": ""},
+        {"X-MGPU-Idle-Unload": "always"},
+        {"X-MGPU-Idle-Unload": "--1"},
+        {"X-MGPU-Idle-Unload": "1e3"},
+        {"X-MGPU-Idle-Unload": "inf"},
+        {"X-MGPU-Idle-Unload": "nan"},
         {"X-MGPU-Priority": "101"},
         {"X-MGPU-Priority": "-101"},
         {"X-MGPU-Priority": "1.5"},

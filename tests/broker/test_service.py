@@ -6,7 +6,16 @@ import pytest
 
 from mgpu.core.effects import Finish, Grant
 from mgpu.core.model import Outcome
-from mgpu.errors import Draining, JobTimeout, LoadFailed, RequestError, UnloadFailed, WaitExpired
+from mgpu.errors import (
+    ConsumerFailed,
+    Draining,
+    JobTimeout,
+    LoadFailed,
+    Paused,
+    RequestError,
+    UnloadFailed,
+    WaitExpired,
+)
 from tests.broker.conftest import Bench, bench
 
 
@@ -223,3 +232,47 @@ class TestReadiness:
         await desk.until("self.broker.ready_problems == ('GPU 0: fell off the bus',)")
         desk.gpu.broken = None
         await desk.until("not self.broker.ready_problems")
+
+
+class TestActions:
+    async def test_a_restart_breaks_a_lease_off_and_loads_again(self, desk: Bench) -> None:
+        async def hang() -> None:
+            async with desk.broker.lease("1", "a"):
+                await asyncio.Event().wait()
+
+        hanging = asyncio.create_task(hang())
+        await desk.until("s.consumers['a'].running == 1")
+        await desk.broker.restart("a")
+        with pytest.raises(ConsumerFailed, match="restarted by hand"):
+            await hanging
+        assert desk.a.calls == ["load", "escalate", "load"]
+        assert ends(desk) == [Outcome.FAILED, Outcome.DONE]
+
+    async def test_a_restart_while_paused_does_not_load(self, desk: Bench) -> None:
+        await desk.broker.load("a")
+        await desk.broker.pause()
+        await desk.broker.restart("a")
+        assert desk.a.calls == ["load", "unload"]
+
+    async def test_a_pinned_consumer_is_loaded_and_shown(self, desk: Bench) -> None:
+        desk.broker.pin("a", pinned=True)
+        await desk.until("s.consumers['a'].state == 'resident'")
+        assert desk.broker.snapshot().consumers["a"].pinned
+        desk.broker.pin("a", pinned=False)
+        assert not desk.broker.snapshot().consumers["a"].pinned
+
+    async def test_a_pause_returns_when_everybody_has_left(self, desk: Bench) -> None:
+        await desk.broker.load("a")
+        await desk.broker.pause()
+        assert not desk.a.resident
+        assert "the broker is paused" in desk.broker.ready_problems
+        with pytest.raises(Paused):
+            await desk.broker.load("a")
+        desk.broker.resume()
+        await desk.broker.load("a")
+        assert not desk.broker.ready_problems
+
+    async def test_a_lease_says_how_long_its_consumer_may_be_idle(self, desk: Bench) -> None:
+        async with desk.broker.lease("1", "a", idle_unload_s=0.0):
+            pass
+        await desk.until("s.consumers['a'].state == 'absent'")

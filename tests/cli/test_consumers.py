@@ -18,6 +18,15 @@ StartBroker = Callable[[Answer], Awaitable[TestServer]]
             "unload",
             "tts is absent. Its next job loads it again; mgpu status shows the free VRAM\n",
         ),
+        (
+            "pin",
+            "tts is pinned: never evicted, loaded when absent. To end it: mgpu unpin tts\n",
+        ),
+        (
+            "unpin",
+            "tts is not pinned. It stays until its room is needed, or mgpu unload tts\n",
+        ),
+        ("restart", "tts was restarted. mgpu status shows how it is\n"),
     ],
 )
 @pytest.mark.parametrize("body", ["", "{}"])

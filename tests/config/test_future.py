@@ -20,9 +20,6 @@ TTS = """
     ("key", "value"),
     [
         ("preset", "comfyui"),
-        ("idle_unload_s", "60"),
-        ("idle_unload_s", "0"),
-        ("busy_timeout_s", "60"),
         ("container", "tts"),
         ("command", "[tts, --serve]"),
         ("listen", "127.0.0.1:9001"),
@@ -59,9 +56,7 @@ def test_a_footprint_to_be_measured_is_told_so(problems: Problems) -> None:
 def test_off_is_what_this_version_does_and_is_accepted(loaded: Load) -> None:
     config = loaded(f"""{TTS}
         preset: null
-        idle_unload_s: ~
-        busy_timeout_s:
-        container: null
+        container: ~
         command: null
         listen: null
     scheduler: {{restore_when_idle: off}}

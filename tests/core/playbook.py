@@ -39,6 +39,10 @@ from mgpu.core.events import (
     JobKind,
     JobLeft,
     LoadEnded,
+    PauseRequested,
+    PinRequested,
+    RestartRequested,
+    ResumeRequested,
     Timer,
     TimerFired,
     UnloadEnded,
@@ -242,6 +246,18 @@ class Playbook:
 
     def unload_by_hand(self, consumer: str, request: str = "r") -> list[str]:
         return self.handle(UnloadRequested(self.now, request, consumer))
+
+    def restart(self, consumer: str, request: str = "r") -> list[str]:
+        return self.handle(RestartRequested(self.now, request, consumer))
+
+    def pin(self, consumer: str, *, pinned: bool = True) -> list[str]:
+        return self.handle(PinRequested(self.now, consumer, pinned))
+
+    def pause(self, request: str = "p") -> list[str]:
+        return self.handle(PauseRequested(self.now, request))
+
+    def resume(self) -> list[str]:
+        return self.handle(ResumeRequested(self.now))
 
     def drain(self) -> list[str]:
         return self.handle(DrainRequested(self.now))

@@ -173,3 +173,10 @@ def test_an_unload_under_a_running_job_raises() -> None:
     invariants.check_effects(play.state, [StartUnload("b", 1)])
     with pytest.raises(InvariantError, match="a is unloaded under"):
         invariants.check_effects(play.state, [StartUnload("a", 1)])
+
+
+def test_nothing_begins_while_the_broker_is_paused() -> None:
+    play = Playbook(resident("a"))
+    play.pause()
+    with pytest.raises(InvariantError, match="paused"):
+        invariants.check_effects(play.state, [Grant("1", "a", 1, (0,), Phases())])

@@ -32,6 +32,10 @@ FAULTS = Faults(
     nvml_lost=0.02,
     foreign=0.05,
     unload_by_hand=0.02,
+    job_hangs=0.02,
+    restart_by_hand=0.02,
+    pin_by_hand=0.02,
+    pause=0.02,
 )
 SEEDS = 50
 
@@ -40,10 +44,10 @@ def consumers(gpus: int) -> dict[str, ConsumerPolicy]:
     """Each kind of consumer once: they need 61 GB together, and there are 24 or 48."""
     both = (0, 1) if gpus == 2 else None
     policies = (
-        absent("image", 12000, can_load=False),
-        resident("tts", 5000, can_escalate=True),
+        absent("image", 12000, can_load=False, busy_timeout_s=30.0),
+        resident("tts", 5000, can_escalate=True, busy_timeout_s=20.0),
         resident("stt", 6000, residual_mib=400, can_coexist_with=frozenset({"tts"})),
-        absent("llm", 16000, can_escalate=True, concurrency=3),
+        absent("llm", 16000, can_escalate=True, concurrency=3, idle_unload_s=5.0),
         resident("own", 2000, vram_managed=True, can_load=False, can_unload=False),
         absent("big", 20000, gpus=both, priority=1),
     )

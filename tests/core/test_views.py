@@ -73,6 +73,7 @@ def test_a_picture_of_the_queue_in_the_order_of_priority_and_arrival() -> None:
         play.arrive(job, consumer)
         play.after(1.0)
     assert play.snapshot().queue == (WaiterView("2", "b", 1, 1.0), WaiterView("1", "a", 2, 2.0))
+    assert not play.snapshot().paused
 
 
 def test_a_long_queue_is_counted_whole_and_shown_in_part(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from mgpu.core import admission, invariants, ordering, placement, swapping
+from mgpu.core import admission, invariants, ordering, placement, preloading, swapping
 from mgpu.core.effects import (
     Abort,
     Answer,
@@ -38,6 +38,10 @@ from mgpu.core.events import (
     JobKind,
     JobLeft,
     LoadEnded,
+    PauseRequested,
+    PinRequested,
+    RestartRequested,
+    ResumeRequested,
     Timer,
     TimerFired,
     UnloadEnded,
@@ -83,6 +87,10 @@ class Faults:
     nvml_lost: float = 0.0
     foreign: float = 0.0
     unload_by_hand: float = 0.0
+    job_hangs: float = 0.0
+    restart_by_hand: float = 0.0
+    pin_by_hand: float = 0.0
+    pause: float = 0.0
 
 
 class World:
@@ -117,6 +125,8 @@ class World:
         self.timers: dict[Timer, float] = {}
         self.deadlines: dict[str, float] = {}
         self.running: dict[str, int] = {}
+        self.at_work: dict[str, str] = {}
+        self.cut_off: set[str] = set()
         self.ended: dict[str, Finish] = {}
         self.asked: set[str] = set()
         self.sample_s = SAMPLE_IDLE_S
@@ -172,8 +182,16 @@ class World:
             at = self.chance.uniform(0.0, span_s)
             name = self.chance.choice(names)
             self._later(at, partial(self._arrive, f"j{number}", name))
-            if self.chance.random() < self.faults.unload_by_hand:
-                self._later(at, partial(self._unload_by_hand, f"r{number}", name))
+            for chance, act in (
+                (self.faults.unload_by_hand, self._unload_by_hand),
+                (self.faults.restart_by_hand, self._restart_by_hand),
+                (self.faults.pin_by_hand, self._pin_by_hand),
+                (self.faults.pause, self._pause),
+            ):
+                if self.chance.random() < chance:
+                    self._later(at, partial(act, f"r{number}-{act.__name__}", name))
+        self._later(span_s, lambda: self._post(ResumeRequested(self.now)))
+        self._later(span_s + QUIET_S / 2, self._unpin_all)
 
     def _arrive(self, job: str, consumer: str) -> None:
         kind = JobKind.LOAD if self.chance.random() < 0.03 else JobKind.COMPUTE
@@ -184,11 +202,25 @@ class World:
         )
         if self._roll(self.faults.client_leaves):
             self._later(self.chance.uniform(0.0, 20.0), lambda: self._post(JobLeft(self.now, job)))
-        self._post(JobArrived(self.now, job, consumer, kind, priority, wait_s))
+        idle_s = self.chance.choice([None, None, 0.0, 10.0, math.inf])
+        self._post(JobArrived(self.now, job, consumer, kind, priority, wait_s, idle_s))
 
     def _unload_by_hand(self, request: str, consumer: str) -> None:
         self.asked.add(request)
         self._post(UnloadRequested(self.now, request, consumer))
+
+    def _restart_by_hand(self, request: str, consumer: str) -> None:
+        self.asked.add(request)
+        self._post(RestartRequested(self.now, request, consumer))
+
+    def _pin_by_hand(self, _request: str, consumer: str) -> None:
+        self._post(PinRequested(self.now, consumer, pinned=self.chance.random() < 0.5))
+
+    def _pause(self, request: str, _consumer: str) -> None:
+        self.asked.add(request)
+        self._post(PauseRequested(self.now, request))
+        length_s = self.chance.uniform(0.0, 10.0)
+        self._later(length_s, lambda: self._post(ResumeRequested(self.now)))
 
     def _sample(self) -> None:
         if self._roll(self.faults.nvml_lost):
@@ -230,7 +262,7 @@ class World:
 
     # What the scheduler wants done
 
-    def _do(self, effect: Effect) -> None:  # noqa: C901 - one arm an effect
+    def _do(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one arm an effect
         match effect:
             case StartLoad(name, attempt, gpus):
                 self._load(self.services[name], attempt, gpus)
@@ -242,12 +274,15 @@ class World:
                 if not service.loaded:
                     self._take(service, effect.gpus)
                 length_s = self.chance.expovariate(1 / 1.5)
+                if self._roll(self.faults.job_hangs):
+                    length_s = QUIET_S
                 self._later(length_s, lambda: self._end(job, Outcome.DONE))
             case Abort(job):
                 self._later(0.1, lambda: self._end(job, Outcome.CANCELLED))
             case Finish(job):
                 assert job not in self.ended, f"{job} ended twice"
-                self.ended[job] = effect
+                if not job.startswith(preloading.JOB_PREFIX):
+                    self.ended[job] = effect
             case Answer(request):
                 self.asked.remove(request)
             case SetTimer(timer, at):
@@ -333,6 +368,7 @@ class World:
     def _check(self, effects: list[Effect]) -> None:
         invariants.check(self.state)
         invariants.check_effects(self.state, effects)
+        self._check_nobody_is_unloaded_at_work(effects)
         for effect in effects:
             if isinstance(effect, Grant):
                 assert effect.token > self.last_token, "tokens do not grow"
@@ -340,8 +376,24 @@ class World:
                 self._check_not_overtaken(effect)
         for job in self.state.jobs.values():
             waits = not job.token
-            assert not waits or self.now <= self.deadlines[job.id] + 1e-6, f"{job.id} waits on"
+            deadline = self.deadlines.get(job.id, math.inf)
+            assert not waits or self.now <= deadline + 1e-6, f"{job.id} waits on"
         self._check_work_conserving()
+
+    def _check_nobody_is_unloaded_at_work(self, effects: list[Effect]) -> None:
+        """Save for a busy timeout or a person's restart, which tell the job's holder so."""
+        for effect in effects:
+            match effect:
+                case Abort(job, refusal) if refusal.code in {"job-timeout", "consumer-failed"}:
+                    self.cut_off.add(job)
+                case Grant(job, consumer):
+                    self.at_work[job] = consumer
+                case StartUnload(consumer):
+                    for job, where in self.at_work.items():
+                        works = job in self.running and job not in self.cut_off
+                        assert not (where == consumer and works), f"unloaded under {job}"
+                case _:
+                    pass
 
     def _check_not_overtaken(self, grant: Grant) -> None:
         """Nobody overtakes a job that has waited for ``max_overtake_s``."""
@@ -358,6 +410,8 @@ class World:
 
     def _check_work_conserving(self) -> None:
         """Whoever is next and could be served is being served."""
+        if self.state.paused:
+            return
         turns = ordering.turns(self.state, self.now)
         if turns and self.state.gpus:
             first = turns[0].consumer
@@ -393,3 +447,18 @@ class World:
         for gpu in self.state.gpus.values():
             assert not gpu.holders
         assert not self.timers
+
+    def _unpin_all(self) -> None:
+        """After the faults every pinned consumer is in memory; one that fits nowhere tries on."""
+        for consumer in self.state.consumers.values():
+            kept = consumer.state is ConsumerState.RESIDENT
+            assert kept or not self._to_be_kept(consumer), f"{consumer.name} is not kept"
+            self._post(PinRequested(self.now, consumer.name, pinned=False))
+
+    def _to_be_kept(self, consumer: Consumer) -> bool:
+        """Whether a pinned consumer has no excuse for its absence."""
+        busy = swapping._busy(Step(self.now, self.state))
+        fits = isinstance(placement.plan(self.state, consumer, self.now, busy=busy), placement.Plan)
+        kept = consumer.pinned and consumer.policy.can_load and not consumer.unloaded_by_hand
+        absent = consumer.state is ConsumerState.ABSENT
+        return kept and fits and absent and consumer.preload_after <= self.now
