@@ -181,7 +181,10 @@ def _judge(request: _Request, jobs: int, seeds: range) -> tuple[list[report.Tabl
     scores: dict[Scenario, dict[str, Score]] = {}
     with _progress(len(SCENARIOS) * len(seeds)) as advance:
         for scenario in SCENARIOS:
-            found = [scenario.trace(jobs, seed) for seed in seeds]
+            found = [
+                policies.apply_to_trace(request.settings, scenario.trace(jobs, seed))
+                for seed in seeds
+            ]
             row = comparison.compare(candidates, found, request.conditions, progress=advance)
             scores[scenario] = dict(zip(names, row, strict=True))
     return list(report.ratio_tables(scores)), report.ratios_json(scores)

@@ -190,4 +190,6 @@ class _Writer:
             self._file.close()
         except OSError as error:
             self._broken = True
+            with suppress(OSError):  # closing tries to write once more
+                self._file.close()
             log.warning("the trace ends here", path=str(self._path), error=error.strerror)
