@@ -5,9 +5,10 @@ from itertools import pairwise
 
 import pytest
 
+from mgpu.config.model import SchedulerConfig
 from mgpu.core.model import ConsumerPolicy, ConsumerState, Order, Policy
 from mgpu.core.scheduler import Scheduler
-from mgpu.simulation import engine
+from mgpu.simulation import engine, policies
 from mgpu.simulation.engine import Conditions, StuckError
 from mgpu.simulation.outcome import Activity, Interval
 from mgpu.simulation.workload import MIXES, Arrivals, make_trace
@@ -61,6 +62,13 @@ def test_a_job_that_can_never_fit_is_refused() -> None:
     services = (service("a"), service("huge", 2000))
     result = replay(trace((0.0, "huge", 1.0), (0.0, "a", 1.0), services=services), Order.ARRIVAL)
     assert (result.refused, waits(result)) == (1, [2.0])
+
+
+def test_jobs_expire_when_a_longest_wait_is_set() -> None:
+    what = trace(*ABA)
+    rules = policies.rules(SchedulerConfig(order=Order.ARRIVAL, max_wait_s=6.0), what)
+    result = engine.replay(what, rules, check=True)
+    assert (result.refused, waits(result)) == (1, [2.0, 5.5])
 
 
 def test_lanes_tell_who_did_what() -> None:
