@@ -175,13 +175,17 @@ def _compare(
 def _judge(request: _Request, jobs: int, seeds: range) -> tuple[list[report.Table], object]:
     """One policy against the baselines, on every built-in workload."""
     candidates = [request.judged(), *policies.baselines()]
+    names = [candidate.name for candidate in candidates]
+    if names[0] in names[1:]:
+        names[0] += " (judged)"
     scores: dict[Scenario, dict[str, Score]] = {}
     with _progress(len(SCENARIOS) * len(seeds)) as advance:
         for scenario in SCENARIOS:
-            found = [scenario.trace(jobs, seed) for seed in seeds]
+            found = [
+                policies.apply_to_trace(request.settings, scenario.trace(jobs, seed))
+                for seed in seeds
+            ]
             row = comparison.compare(candidates, found, request.conditions, progress=advance)
-            # The judged policy may be a baseline, too.
-            names = [f"{candidates[0].name} (judged)", *(c.name for c in candidates[1:])]
             scores[scenario] = dict(zip(names, row, strict=True))
     return list(report.ratio_tables(scores)), report.ratios_json(scores)
 

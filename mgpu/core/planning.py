@@ -3,8 +3,8 @@
 Consumers that are there go first, so that nobody is evicted whom the queue still needs. Of those,
 the next is the one with the largest ``(age + 1 s) / job_s ** 2``, where the age is that of its
 first waiting job: short jobs first (W. E. Smith, "Various optimizers for single-stage production",
-1956), as far as the long ones have not waited longer in proportion. The square lets equal times come
-out as order of arrival, and keeps errors in the averages from holding anybody up for long; the
+1956), as far as the long ones have not waited longer in proportion. The square lets equal times
+come out as order of arrival, and keeps errors in the averages from holding anybody up for long; the
 second keeps fresh jobs comparable.
 
 Of those to come, the next to load is the one whose waiting jobs are worth it soonest: the smallest

@@ -20,8 +20,10 @@ class Unload:
     """An unload under way, or one that failed and left its consumer quarantined."""
 
     started_at: float
-    baseline_mib: dict[int, int]
-    """Per GPU: free memory when it started, plus what others who left meanwhile gave back."""
+    asked: bool = False
+    """The consumer knows; before, new figures are waited for."""
+    baseline_mib: dict[int, int] = field(default_factory=dict)
+    """Per GPU: free memory when it was asked, plus what others who left meanwhile gave back."""
     answered: bool = False
     escalated: bool = False
     disturbed: bool = False

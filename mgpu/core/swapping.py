@@ -20,10 +20,6 @@ from mgpu.core.model import LockMode, NothingToEvict, Outcome, Refusal
 from mgpu.core.state import Consumer, State, Swap, SwapTimes
 from mgpu.core.step import Step
 
-FRESH_S = 0.1
-"""Figures older than this say nothing about the present: who has to leave is decided on new ones,
-which take a millisecond to get. While memory moves they are read more often than that anyway."""
-
 
 def request(step: Step, target: Consumer, rank: float) -> bool:
     """Start to make room for an absent target; False when that has to wait, if only for a reading.
@@ -34,7 +30,7 @@ def request(step: Step, target: Consumer, rank: float) -> bool:
     state = step.state
     if not state.gpus:
         return False
-    if not figures_are_fresh(state, step.at):
+    if not vram.figures_are_fresh(state, step.at):
         step.emit(Sample(state.sampling_fast))
         return False
     verdict = placement.never_fits(state, target) or placement.plan(
@@ -53,11 +49,6 @@ def request(step: Step, target: Consumer, rank: float) -> bool:
         case _:
             assert_never(verdict)
     return not target.waiting or target.state is not S.ABSENT or target.name in state.swaps
-
-
-def figures_are_fresh(state: State, at: float) -> bool:
-    """Whether every GPU has been read, or found unreadable, a moment ago."""
-    return all(at - gpu.read_at <= FRESH_S for gpu in state.gpus.values())
 
 
 def advance(step: Step) -> None:

@@ -41,14 +41,16 @@ def backoff_s(failures: int) -> float:
 
 
 def begin(step: Step, consumer: Consumer, reason: str, *, stop: bool = False) -> None:
-    """Ask a consumer without running jobs to unload; ``stop``: by the hardest way it has."""
-    state = step.state
-    baseline_mib = {index: _baseline_mib(state, consumer, index) for index in consumer.gpus}
-    stale = disturbance.blind(state, consumer.gpus)
+    """Ask a consumer without running jobs to unload; ``stop``: by the hardest way it has.
+
+    What its memory is judged by later is the free memory of this moment, so it is asked when that
+    has been read.
+    """
     hardest = stop and consumer.policy.can_escalate
-    consumer.unload = Unload(step.at, baseline_mib, disturbed=stale, stop=stop, escalated=hardest)
+    consumer.unload = Unload(step.at, stop=stop, escalated=hardest)
     step.move(consumer, S.UNLOADING, reason)
-    _ask(step, consumer, escalate=hardest)
+    if not _ask_on_new_figures(step, consumer, consumer.unload):
+        step.emit(Sample(fast=True))
 
 
 def drain(step: Step, consumer: Consumer, reason: str) -> None:
@@ -74,6 +76,9 @@ def answered(step: Step, consumer: Consumer, error: str | None) -> None:
 def watch(step: Step) -> None:
     """Look whether memory that was given back shows by now."""
     state = step.state
+    for consumer in state.consumers.values():
+        if consumer.unload is not None and not consumer.unload.asked:
+            _ask_on_new_figures(step, consumer, consumer.unload)
     left = [c for c in state.consumers.values() if c.unload is not None and _has_left(state, c)]
     for consumer in left:
         absent(step, consumer, "its memory is free")
@@ -137,6 +142,18 @@ def quarantine_over(step: Step, consumer: Consumer) -> None:
         begin(step, consumer, "asked to unload again")
 
 
+def _ask_on_new_figures(step: Step, consumer: Consumer, unload: Unload) -> bool:
+    """Ask a consumer to unload unless the figures are old; whether that was done."""
+    state = step.state
+    if consumer.gpus and not vram.figures_are_fresh(state, step.at):
+        return False
+    unload.asked = True
+    unload.disturbed = disturbance.blind(state, consumer.gpus)
+    unload.baseline_mib = {i: _baseline_mib(state, consumer, i) for i in consumer.gpus}
+    _ask(step, consumer, escalate=unload.escalated)
+    return True
+
+
 def _ask(step: Step, consumer: Consumer, *, escalate: bool) -> None:
     consumer.attempt += 1
     step.emit(StartUnload(consumer.name, consumer.attempt, escalate=escalate))
@@ -180,6 +197,7 @@ def _others_leaving(state: State, consumer: Consumer, index: int) -> list[tuple[
         if other is not consumer
         and other.state is S.UNLOADING
         and other.unload is not None
+        and other.unload.asked
         and index in other.gpus
     ]
 

@@ -19,6 +19,16 @@ HOLDING = frozenset({S.UNKNOWN, S.RESIDENT, S.DRAINING, S.UNLOADING, S.QUARANTIN
 """States in which a consumer is billed its whole footprint."""
 
 
+FRESH_S = 0.1
+"""Figures older than this say nothing about the present: who has to leave is decided on new ones,
+which take a millisecond to get. While memory moves they are read more often than that anyway."""
+
+
+def figures_are_fresh(state: State, at: float) -> bool:
+    """Whether every GPU has been read, or found unreadable, a moment ago."""
+    return all(at - gpu.read_at <= FRESH_S for gpu in state.gpus.values())
+
+
 def share_mib(total_mib: int, gpus: tuple[int, ...]) -> int:
     """What each of several GPUs carries of a consumer, rounded up."""
     return -(-total_mib // len(gpus))

@@ -54,8 +54,8 @@ class _Machine:
         self._room_mib = trace.total_mib[0] - trace.cushion_mib
         self._free_mib = self._room_mib
         self._consumers = {name: _Consumer(s) for name, s in trace.services.items()}
-        self._claims: dict[str, int] = {}
-        """Victims that a target still waits for."""
+        self._coming: dict[str, int] = {}
+        """Targets for which room is made, and how many victims they wait for; 0: it loads."""
         self._computing = False
         self._result = Result()
 
@@ -111,7 +111,7 @@ class _Machine:
 
     def _make_room(self, target: _Consumer) -> None:
         need_mib = target.service.footprint_mib
-        if target.service.name in self._claims:
+        if target.service.name in self._coming:
             return
         victims = []
         idle = sorted((c for c in self._consumers.values() if c.idle), key=lambda c: c.last_used_s)
@@ -123,27 +123,31 @@ class _Machine:
             missing_mib -= victim.service.footprint_mib
         if missing_mib > 0:
             return
-        # What victims give back is the target's from now on.
-        self._free_mib += sum(v.service.footprint_mib for v in victims) - need_mib
-        self._claims[target.service.name] = len(victims)
+        # What is free goes to the target only as far as its victims do not suffice; what they give
+        # back beyond that is free when they have gone.
+        given_mib = sum(victim.service.footprint_mib for victim in victims)
+        self._free_mib -= max(0, need_mib - given_mib)
+        self._coming[target.service.name] = len(victims)
+        surplus_mib = max(0, given_mib - need_mib)
         for victim in victims:
-            self._unload(victim, target)
+            self._unload(victim, target, surplus_mib)
         if not victims:
             self._load(target)
 
-    def _unload(self, victim: _Consumer, target: _Consumer) -> None:
+    def _unload(self, victim: _Consumer, target: _Consumer, surplus_mib: int) -> None:
         self._result.unloads += 1
         self._result.reload_s += victim.service.unload_s
         self._enter(victim, Activity.UNLOADING)
 
-        def free() -> None:
+        def gone() -> None:
             self._enter(victim, None)
-            self._claims[target.service.name] -= 1
-            if not self._claims[target.service.name]:
+            self._coming[target.service.name] -= 1
+            if not self._coming[target.service.name]:
+                self._free_mib += surplus_mib
                 self._load(target)
             self._serve()
 
-        self._agenda.after(victim.service.unload_s + self._lag_s, free)
+        self._agenda.after(victim.service.unload_s + self._lag_s, gone)
 
     def _load(self, target: _Consumer) -> None:
         self._result.loads += 1
@@ -162,7 +166,7 @@ class _Machine:
         if version != self._bus_version:
             return  # another load began meanwhile
         target = self._consumers[self._bus.take(self._agenda.now_s)]
-        del self._claims[target.service.name]
+        del self._coming[target.service.name]
         target.last_used_s = self._agenda.now_s
         self._enter(target, Activity.RESIDENT)
         self._plan_bus()

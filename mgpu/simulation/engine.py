@@ -119,8 +119,8 @@ class _Machine:
         self._moving = 0
         """Loads, unloads and jobs under way."""
         self._timers: dict[Timer, float] = {}
-        self._running: dict[str, tuple[int, float]] = {}
-        """Token and start of each job that computes."""
+        self._running: dict[str, float] = {}
+        """Since when each job computes."""
         self._open = len(trace.arrivals)
         self._unread = True
         self._watching = False
@@ -187,7 +187,7 @@ class _Machine:
                 self._agenda.at(at, partial(self._fire, timer, at))
             case CancelTimer(timer):
                 self._timers.pop(timer, None)
-            case Grant(job):
+            case Grant():
                 self._grant(effect)
             case Finish():
                 self._finish(effect)
@@ -199,10 +199,8 @@ class _Machine:
                 self._load(effect)
             case StartUnload():
                 self._unload(effect)
-            case Abort(job):
-                self._end(job, self._running[job][0], Outcome.CANCELLED)
-            case Answer():
-                raise AssertionError("nobody asked for an unload")
+            case Abort() | Answer():
+                raise AssertionError(f"no client left and nobody asked for anything: {effect}")
             case (
                 LockReleased()
                 | LoadMeasured()
@@ -223,25 +221,23 @@ class _Machine:
 
     def _grant(self, grant: Grant) -> None:
         self._moving += 1
-        self._running[grant.job] = (grant.token, self._agenda.now_s)
+        self._running[grant.job] = self._agenda.now_s
         self._enter(grant.consumer, Activity.COMPUTING)
         service_s = self._trace.arrivals[int(grant.job)].service_s
-        self._agenda.after(service_s, partial(self._end, grant.job, grant.token, Outcome.DONE))
+        self._agenda.after(service_s, partial(self._end, grant.job, grant.token))
 
-    def _end(self, job: str, token: int, outcome: Outcome) -> None:
-        if job not in self._running:
-            return  # it was aborted
+    def _end(self, job: str, token: int) -> None:
         self._moving -= 1
         self._enter(self._trace.arrivals[int(job)].consumer, Activity.RESIDENT)
-        self._post(JobEnded(self._agenda.now_s, job, token, outcome))
+        self._post(JobEnded(self._agenda.now_s, job, token, Outcome.DONE))
 
     def _finish(self, end: Finish) -> None:
         self._open -= 1
-        started = self._running.pop(end.job, None)
-        if end.outcome is Outcome.DONE and started is not None:
+        started_s = self._running.pop(end.job, None)
+        if started_s is not None:
             number, now_s = int(end.job), self._agenda.now_s
             arrived_s = self._trace.arrivals[number].at_s
-            self._result.runs.append(JobRun(number, end.consumer, arrived_s, started[1], now_s))
+            self._result.runs.append(JobRun(number, end.consumer, arrived_s, started_s, now_s))
         else:
             self._result.refused += 1
 

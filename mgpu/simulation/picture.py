@@ -13,7 +13,8 @@ from xml.etree import ElementTree as ET
 from mgpu.simulation.outcome import Activity, Interval, Result
 from mgpu.simulation.workload import Trace
 
-LABELS_PX = 150
+CHARACTER_PX = 7.5
+"""About the width of one."""
 LANE_PX = 24
 WAITS_PX = 6
 GAP_PX = 10
@@ -56,6 +57,8 @@ class _Picture:
         self._result = result
         self._start_s = start_s
         self._px_per_s = px_per_s
+        longest = max(map(len, trace.services), default=0)
+        self._labels_px = 2 * GAP_PX + longest * CHARACTER_PX
         self._height_px = TOP_PX + len(trace.services) * (LANE_PX + WAITS_PX + GAP_PX) + BOTTOM_PX
         self._width_px = self._x(result.ended_s) + GAP_PX
         size = f"0 0 {self._width_px:.0f} {self._height_px}"
@@ -103,8 +106,8 @@ class _Picture:
     def _lane(self, name: str, y: float) -> None:
         lane = ET.SubElement(self._svg, "g", {"class": "lane", "data-consumer": _legal(name)})
         self._text(GAP_PX, y + LANE_PX / 2 + 4, name, parent=lane)
-        whole_px = self._x(self._result.ended_s) - LABELS_PX
-        self._rect(lane, (LABELS_PX, y, whole_px, LANE_PX), "track")
+        whole_px = self._x(self._result.ended_s) - self._labels_px
+        self._rect(lane, (self._labels_px, y, whole_px, LANE_PX), "track")
         for interval in self._result.lanes.get(name, ()):
             self._bar(lane, interval, y)
         waits = list(_waits(self._result, name))
@@ -126,7 +129,7 @@ class _Picture:
         return f"{start_s - self._start_s:.2f} to {end_s - self._start_s:.2f} s"
 
     def _x(self, at_s: float) -> float:
-        return LABELS_PX + (at_s - self._start_s) * self._px_per_s
+        return self._labels_px + (at_s - self._start_s) * self._px_per_s
 
     def _text(  # noqa: PLR0913 - what a text is
         self,

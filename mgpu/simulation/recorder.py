@@ -116,10 +116,11 @@ class TraceRecorder:
         for name, consumer in self._policy.consumers.items():
             # One that manages its memory itself is never loaded here, so it takes no room either.
             managed = consumer.vram_managed
+            gpus = [place[index] for index in consumer.gpus or () if index in place]
             services[name] = {
                 "footprint_mib": 0 if managed else now.consumers[name].footprint_mib,
                 "load_s": 0.0 if managed else None,
-                "gpus": consumer.gpus and [place[i] for i in consumer.gpus if i in place] or None,
+                "gpus": gpus or None,
             }
         return traces.header(
             total_mib=[gpu.total_mib for gpu in now.gpus],
@@ -172,7 +173,8 @@ class _Writer:
         self._thread.join(CLOSE_TIMEOUT_S)
 
     def _begin(self) -> TextIO:
-        if self._path.exists():
+        # Only what is a file: a pipe or a device is written to and left where it is.
+        if self._path.is_file():
             self._path.replace(self._path.with_name(f"{self._path.name}.1"))
         return self._path.open("w", encoding="utf-8")
 
@@ -188,4 +190,6 @@ class _Writer:
             self._file.close()
         except OSError as error:
             self._broken = True
+            with suppress(OSError):  # closing tries to write once more
+                self._file.close()
             log.warning("the trace ends here", path=str(self._path), error=error.strerror)

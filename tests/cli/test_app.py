@@ -46,5 +46,5 @@ async def test_help_names_every_command(mgpu: Mgpu) -> None:
     result = await mgpu("--help")
 
     assert result.exit_code == 0
-    for command in ("serve", "check", "status", "load", "unload"):
+    for command in ("serve", "check", "status", "load", "unload", "simulate"):
         assert f"  {command} " in result.stdout

@@ -37,8 +37,6 @@ def test_a_key_of_a_consumer_that_is_not_there_yet_is_told_so(
     ("text", "problem"),
     [
         ("scheduler: {restore_when_idle: true}", "scheduler.restore_when_idle: is"),
-        ("scheduler: {order: planned}", "scheduler.order: planned is"),
-        ("scheduler: {victims: reload-cost}", "scheduler.victims: reload-cost is"),
     ],
 )
 def test_a_way_of_scheduling_that_is_not_there_yet_is_told_so(

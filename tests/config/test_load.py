@@ -121,7 +121,7 @@ def test_every_problem_of_a_file_is_shown_at_once(problems: Problems) -> None:
 
 
 def test_an_unknown_key_that_resembles_none_is_answered_with_all(problems: Problems) -> None:
-    assert problems("jobs: {zzz: 1}") == ["1: jobs.zzz: unknown key; known keys: database"]
+    assert problems("jobs: {zzz: 1}") == ["1: jobs.zzz: unknown key; known keys: database, trace"]
 
 
 def test_what_rests_on_a_wrong_value_is_not_reported_too(problems: Problems) -> None:

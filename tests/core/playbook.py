@@ -65,7 +65,12 @@ from mgpu.core.views import Snapshot
 
 T = TypeVar("T", bound=Effect)
 
-CHOICES = {"victims": Victims, "lock": LockMode, "order": Order, "when_nothing_to_evict": NothingToEvict}
+CHOICES = {
+    "victims": Victims,
+    "lock": LockMode,
+    "order": Order,
+    "when_nothing_to_evict": NothingToEvict,
+}
 
 
 def resident(name: str, footprint_mib: int = 8000, **policy: Any) -> ConsumerPolicy:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mgpu.core import swapping
+from mgpu.core import vram
 from mgpu.core.effects import (
     FootprintLearned,
     LoadMeasured,
@@ -417,7 +417,7 @@ def test_who_has_to_leave_is_decided_on_figures_taken_just_now() -> None:
 
 def test_figures_taken_a_moment_ago_are_good_enough() -> None:
     play = Playbook(resident("old"), absent("new"), total_mib=12000, stale=True)
-    play.after(swapping.FRESH_S / 2)
+    play.after(vram.FRESH_S / 2)
     assert play.arrive("1", "new") == ["unload old"]
 
 

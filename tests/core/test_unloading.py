@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from mgpu.core.effects import SettleTimedOut, StartUnload, UnloadMeasured
+from mgpu.core.effects import Sample, SettleTimedOut, StartUnload, UnloadMeasured
 from mgpu.core.unloading import backoff_s
 from tests.core.playbook import Playbook, absent, resident, unknown
 
@@ -369,3 +369,14 @@ def test_a_quarantined_consumer_is_asked_again_at_once() -> None:
 def test_what_has_no_way_to_be_unloaded_is_refused(rule: dict[str, bool]) -> None:
     play = Playbook(resident("a", **rule))
     assert play.unload_by_hand("a") == ["answer r: bad-request"]
+
+
+def test_one_is_asked_to_unload_when_the_free_memory_of_that_moment_has_been_read() -> None:
+    """Its last job may have taken memory since the last reading."""
+    play = Playbook(resident("a", 8000), total_mib=12000, free_mib=12000, stale=True)
+    play.after(0.5)
+    assert play.unload_by_hand("a") == []
+    assert play.facts(Sample)[0] == Sample(fast=True)
+    assert play.memory(4000) == ["unload a"]
+    play.unloaded("a")
+    assert play.memory(12000) == ["answer r"]

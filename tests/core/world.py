@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 
-from mgpu.core import admission, invariants, ordering, placement, preloading, swapping
+from mgpu.core import admission, invariants, ordering, placement, preloading, swapping, vram
 from mgpu.core.effects import (
     Abort,
     Answer,
@@ -49,6 +49,7 @@ from mgpu.core.events import (
 )
 from mgpu.core.model import ConsumerPolicy, ConsumerState, GpuReading, Order, Outcome, Policy
 from mgpu.core.scheduler import Scheduler
+from mgpu.core.state import Consumer
 from mgpu.core.step import Step
 
 HISTORY = 40
@@ -427,7 +428,7 @@ class World:
         if consumer.state is ConsumerState.ABSENT and consumer.name not in self.state.swaps:
             busy = swapping._busy(Step(self.now, self.state))
             plan = placement.plan(self.state, consumer, self.now, busy=busy, rank=rank)
-            fresh = swapping.figures_are_fresh(self.state, self.now)
+            fresh = vram.figures_are_fresh(self.state, self.now)
             return fresh and isinstance(plan, placement.Plan)
         return admission.grantable(self.state, consumer)
 
