@@ -44,9 +44,9 @@ def begin(step: Step, consumer: Consumer, reason: str, *, stop: bool = False) ->
     """Ask a consumer without running jobs to unload; ``stop``: by the hardest way it has."""
     state = step.state
     baseline_mib = {index: _baseline_mib(state, consumer, index) for index in consumer.gpus}
-    stale = disturbance.blind(state, consumer.gpus)
+    mute = disturbance.blind(state, consumer.gpus) or _holds_nothing_yet(consumer)
     hardest = stop and consumer.policy.can_escalate
-    consumer.unload = Unload(step.at, baseline_mib, disturbed=stale, stop=stop, escalated=hardest)
+    consumer.unload = Unload(step.at, baseline_mib, disturbed=mute, stop=stop, escalated=hardest)
     step.move(consumer, S.UNLOADING, reason)
     _ask(step, consumer, escalate=hardest)
 
@@ -135,6 +135,17 @@ def quarantine_over(step: Step, consumer: Consumer) -> None:
         absent(step, consumer, "given back, its memory is billed as a leftover")
     else:
         begin(step, consumer, "asked to unload again")
+
+
+def _holds_nothing_yet(consumer: Consumer) -> bool:
+    """Whether room was made for a consumer that its first job loads, and none has come."""
+    times = consumer.swap_times
+    return (
+        not consumer.policy.can_load
+        and times is not None
+        and times.ready_at == consumer.resident_since
+        and not times.first_job_served
+    )
 
 
 def _ask(step: Step, consumer: Consumer, *, escalate: bool) -> None:

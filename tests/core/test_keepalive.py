@@ -119,6 +119,16 @@ def test_nobody_is_unloaded_while_the_broker_shuts_down() -> None:
     assert play.after(60.0) == []
 
 
+def test_one_that_no_job_has_loaded_yet_is_not_expected_to_give_memory_back() -> None:
+    play = Playbook(absent("a", can_load=False, idle_unload_s=10.0))
+    assert play.load("1", "a") == ["done 1"]
+    assert play.after(10.0) == ["unload a"]
+    assert play.unloaded("a") == []
+    assert play.after(5.0) == []
+    assert play.states() == {"a": "absent"}
+    assert not play.timers
+
+
 class TestAJobsWish:
     def test_counts_instead_of_the_policy(self) -> None:
         play = Playbook(resident("a"))
