@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 
-from mgpu.core import unloading
+from mgpu.core import swapping, unloading
 from mgpu.core.events import TimerKind
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.state import Consumer, State
@@ -36,7 +36,8 @@ def watch(step: Step) -> None:
         if consumer.idle_until is None:
             consumer.idle_until = step.at + allowed_s
             step.set_timer(TimerKind.IDLE, consumer.name, allowed_s)
-        if step.is_due(consumer.idle_until):
+        # What it gives back is judged by what is free now, its last job's memory taken off.
+        if step.is_due(consumer.idle_until) and swapping.fresh_figures(step):
             _stop_clock(step, consumer)
             unloading.begin(step, consumer, f"idle for {allowed_s:g} s")
 

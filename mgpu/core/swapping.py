@@ -33,8 +33,7 @@ def request(step: Step, target: Consumer) -> bool:
     state = step.state
     if not state.gpus:
         return False
-    if not figures_are_fresh(state, step.at):
-        step.emit(Sample(state.sampling_fast))
+    if not fresh_figures(step):
         return False
     verdict = placement.never_fits(state, target) or placement.plan(
         state, target, step.at, busy=_busy(step)
@@ -51,6 +50,14 @@ def request(step: Step, target: Consumer) -> bool:
         case _:
             assert_never(verdict)
     return True
+
+
+def fresh_figures(step: Step) -> bool:
+    """Whether the figures are fresh; if not, new ones are asked for."""
+    fresh = figures_are_fresh(step.state, step.at)
+    if not fresh:
+        step.emit(Sample(step.state.sampling_fast))
+    return fresh
 
 
 def figures_are_fresh(state: State, at: float) -> bool:
