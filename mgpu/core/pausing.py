@@ -38,7 +38,8 @@ def watch(step: Step) -> None:
         del state.swaps[name]
         state.consumers[name].retrying = False
     for consumer in state.consumers.values():
-        if consumer.state is S.RESIDENT and not consumer.running and consumer.can_be_unloaded:
+        done = consumer.state is S.RESIDENT and not consumer.running
+        if done and consumer.can_be_unloaded:
             unloading.begin(step, consumer, "the broker is paused")
     if all(_at_rest(consumer) for consumer in state.consumers.values()):
         _answer(step, _stuck(state))

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from mgpu.core.effects import Sample
 from tests.core.playbook import Playbook, absent, resident
 
 
@@ -117,6 +118,24 @@ def test_nobody_is_unloaded_while_the_broker_shuts_down() -> None:
     play.use("a")
     play.drain()
     assert play.after(60.0) == []
+
+
+def test_what_it_gives_back_is_judged_by_figures_of_the_moment() -> None:
+    play = Playbook(resident("a", idle_unload_s=10.0), stale=True)
+    play.use("a")
+    assert play.after(10.0) == []
+    assert play.facts(Sample)
+    assert play.memory(16576) == ["unload a"]
+
+
+def test_one_that_no_job_has_loaded_yet_is_not_expected_to_give_memory_back() -> None:
+    play = Playbook(absent("a", can_load=False, idle_unload_s=10.0))
+    assert play.load("1", "a") == ["done 1"]
+    assert play.after(10.0) == ["unload a"]
+    assert play.unloaded("a") == []
+    assert play.after(5.0) == []
+    assert play.states() == {"a": "absent"}
+    assert not play.timers
 
 
 class TestAJobsWish:

@@ -24,6 +24,13 @@ def test_running_jobs_end_first_and_nobody_is_granted_after_them() -> None:
     assert play.state.jobs.keys() == {"2"}
 
 
+def test_what_they_give_back_is_judged_by_figures_of_the_moment() -> None:
+    play = Playbook(resident("a"), stale=True)
+    play.after(1.0)
+    assert play.pause() == []
+    assert play.memory(16576) == ["unload a"]
+
+
 def test_new_jobs_are_refused_and_told_when_to_come_back() -> None:
     play = Playbook(resident("a"))
     play.pause()

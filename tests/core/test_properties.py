@@ -46,10 +46,16 @@ def consumers(gpus: int) -> dict[str, ConsumerPolicy]:
     policies = (
         absent("image", 12000, can_load=False, busy_timeout_s=30.0),
         resident("tts", 5000, can_escalate=True, busy_timeout_s=20.0),
-        resident("stt", 6000, residual_mib=400, can_coexist_with=frozenset({"tts"})),
-        absent("llm", 16000, can_escalate=True, concurrency=3, idle_unload_s=5.0),
-        resident("own", 2000, vram_managed=True, can_load=False, can_unload=False),
-        absent("big", 20000, gpus=both, priority=1),
+        resident(
+            "stt", 6000, residual_mib=400, job_timeout_s=20.0, can_coexist_with=frozenset({"tts"})
+        ),
+        absent(
+            "llm", 16000, can_escalate=True, concurrency=3, idle_unload_s=5.0, job_timeout_s=20.0
+        ),
+        resident(
+            "own", 2000, vram_managed=True, job_timeout_s=20.0, can_load=False, can_unload=False
+        ),
+        absent("big", 20000, gpus=both, priority=1, job_timeout_s=20.0),
     )
     return {policy.name: policy for policy in policies}
 
