@@ -17,8 +17,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import TextIO
 
 STOP_TIMEOUT_S = 5.0
+GLANCE_S = 0.5
+"""Far longer than ``is_active`` holds a lock."""
 _POLL_S = 0.01
 
 
@@ -32,21 +35,20 @@ def start(directory: Path, unit: str) -> None:
     """Run a unit's command and return when it says that it is ready."""
     command = json.loads((directory / f"{unit}.json").read_text())
     with (directory / f"{unit}.lock").open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _lock(lock):
             return  # it runs already
+        lock.truncate(0)
+        # The unit itself writes its process number, so that it can be found even if whoever
+        # starts it is killed just now.
+        note_down = ["/bin/sh", "-c", 'echo $$ >>"$0"; exec "$@"', lock.name]
         process = subprocess.Popen(  # noqa: S603 - the demo's own command
-            command,
+            [*note_down, *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             pass_fds=[lock.fileno()],
         )
-        lock.truncate(0)
-        lock.write(str(process.pid))
-        lock.flush()
         assert process.stdout is not None  # noqa: S101 - it is a pipe
         if not process.stdout.readline():
             raise SystemExit(f"{unit} ended with status {process.wait()}")
@@ -55,12 +57,29 @@ def start(directory: Path, unit: str) -> None:
 def stop(directory: Path, unit: str) -> None:
     """End a unit's process and return when it is gone."""
     deadline = time.monotonic() + STOP_TIMEOUT_S
-    if is_active(directory, unit):
-        os.kill(int((directory / f"{unit}.lock").read_text()), signal.SIGTERM)
+    asked = False
     while is_active(directory, unit):
+        number = (directory / f"{unit}.lock").read_text()
+        if number.endswith("\n") and not asked:
+            os.kill(int(number), signal.SIGTERM)
+            asked = True
         if time.monotonic() > deadline:
             raise SystemExit(f"{unit} did not stop within {STOP_TIMEOUT_S:g} s")
         time.sleep(_POLL_S)
+
+
+def _lock(lock: TextIO) -> bool:
+    """Take a unit's lock; False when the unit itself has it: whoever only looks lets go of it."""
+    deadline = time.monotonic() + GLANCE_S
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(_POLL_S)
+        else:
+            return True
 
 
 def is_active(directory: Path, unit: str) -> bool:
