@@ -25,8 +25,9 @@ from mgpu.ports import ProbeReport
 
 PROBE_TIMEOUT_S = 2.0
 MAX_BODY_BYTES = 1 << 20
-POLL_WAIT = wait_exponential(multiplier=0.05, max=1.0)
-"""Seconds between two tries: 0.05 doubling to 1."""
+POLL_WAIT = wait_exponential(multiplier=0.01, max=0.04)
+"""Seconds between two tries, doubling from 0.01 to 0.04: that a load is over is noticed within what
+a swap may be prolonged by."""
 _CONNECT_TIMEOUT_S = 1.5
 """Less than a probe's deadline, so that a host that is down and one that is slow look different."""
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_TIMEOUT_S)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -229,3 +230,19 @@ async def test_waiting_ends_at_once_when_asking_is_hopeless() -> None:
     deadline = asyncio.get_running_loop().time() + 60
     with pytest.raises(LoadFailed, match="it crashed"):
         await wait_until(lambda report: report.healthy, dead, deadline=deadline, what="x")
+
+
+async def test_that_a_load_is_over_is_noticed_within_50_ms_however_long_it_took() -> None:
+    """A poll that has slowed down would prolong every swap by its last pause."""
+    asked: list[float] = []
+
+    async def ready_after_a_second() -> ProbeReport:
+        asked.append(time.monotonic())
+        return ProbeReport(reachable=True, healthy=True, resident=asked[-1] - asked[0] > 1.0)
+
+    deadline = asyncio.get_running_loop().time() + 10
+    await wait_until(
+        lambda report: bool(report.resident), ready_after_a_second, deadline=deadline, what="tts"
+    )
+    pauses = sorted(after - before for before, after in itertools.pairwise(asked))
+    assert pauses[len(pauses) // 2] < 0.05
