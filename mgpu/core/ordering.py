@@ -14,6 +14,7 @@ everything else and holds up all behind it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import assert_never
@@ -21,7 +22,7 @@ from typing import assert_never
 from mgpu.core import planning
 from mgpu.core.jobs import Job
 from mgpu.core.model import ConsumerState, Order
-from mgpu.core.state import Consumer, State
+from mgpu.core.state import Claim, Consumer, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Turn:
     consumer: Consumer
     job: Job
     barrier: bool
+    claim: Claim
 
 
 def turns(state: State, at: float) -> list[Turn]:
@@ -42,9 +44,17 @@ def turns(state: State, at: float) -> list[Turn]:
         if consumer.waiting:
             job, overdue = consumer.waiting.head(at, state.policy.max_overtake_s)
             key = (0, job.seq) if overdue else (1, -job.priority, *rank(consumer, job), job.seq)
-            ranked.append((key, Turn(consumer, job, barrier=strict or overdue)))
+            claim = _claim(state, consumer, job, at, overdue=overdue)
+            ranked.append((key, Turn(consumer, job, strict or overdue, claim)))
     ranked.sort(key=lambda entry: entry[0])
     return [turn for _, turn in ranked]
+
+
+def _claim(state: State, consumer: Consumer, job: Job, at: float, *, overdue: bool) -> Claim:
+    if overdue or planning.soon_overdue(state, consumer, job, at):
+        return Claim(math.inf, job.seq)
+    strict = state.policy.order is Order.ARRIVAL
+    return Claim(job.priority, job.seq if strict else math.inf)
 
 
 def _ranks(state: State, at: float) -> Callable[[Consumer, Job], tuple[float, ...]]:

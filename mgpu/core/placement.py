@@ -10,14 +10,13 @@ to be unloaded, not running its own eviction, and not in the target's ``can_coex
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mgpu.core import eviction, vram
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.model import Refusal
-from mgpu.core.state import Consumer, State
+from mgpu.core.state import Claim, Consumer, State
 
 RETRY_VRAM_S = 10.0
 """When to come back after ``vram-unavailable``: nobody can know, so neither soon nor never."""
@@ -80,20 +79,18 @@ def plan(  # noqa: PLR0913 - what is asked, and how hard
     at: float,
     *,
     busy: frozenset[int],
-    rank: float = math.inf,
+    claim: Claim,
     everybody: bool = False,
 ) -> Verdict:
     """Choose GPUs and victims for a target.
 
     ``busy`` GPUs are not to be touched now; what could be had there shows when they are not busy
-    any more. Consumers with waiting jobs of the priority ``rank`` or a higher one are no victims:
-    they are served first, and then may be. ``everybody``: take all permitted victims, needed or not
-    (a load has failed although there was room by the books).
+    any more. Consumers with waiting jobs that the ``claim`` spares are no victims: they are served
+    first, and then may be. ``everybody``: take all permitted victims, needed or not (a load has
+    failed although there was room by the books).
     """
     spared = frozenset(
-        c.name
-        for c in state.consumers.values()
-        if c.waiting and c.waiting.highest_priority() >= rank
+        c.name for c in state.consumers.values() if c.waiting and claim.spares(c.waiting)
     )
     plans: list[tuple[int, int, Plan]] = []
     hope = False

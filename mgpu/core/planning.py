@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from mgpu.core.jobs import Job
-from mgpu.core.model import ConsumerState
+from mgpu.core.model import ConsumerState, Order
 from mgpu.core.state import Consumer, State
 
 UNKNOWN_JOB_S = 1.0
@@ -46,9 +46,19 @@ def ranks(state: State, at: float) -> Callable[[Consumer, Job], tuple[float, ...
         each_s = max(LEAST_S, common_s if own_s is None else own_s)
         if consumer.state is ConsumerState.RESIDENT:
             return (0, -(at - job.arrived_at + FRESH_S) / each_s**2)
+        if soon_overdue(state, consumer, job, at):
+            return (-1, job.arrived_at)
         return (1, each_s + load_s(consumer) / len(consumer.waiting))
 
     return rank
+
+
+def soon_overdue(state: State, consumer: Consumer, job: Job, at: float) -> bool:
+    """Whether a load must begin now to be over by the time nobody may overtake the job any more."""
+    if state.policy.order is not Order.PLANNED or not state.policy.prefetch:
+        return False
+    swap_s = load_s(consumer) + (consumer.averages.unload.seconds or 0.0)
+    return job.arrived_at + state.policy.max_overtake_s - swap_s <= at
 
 
 def _common_job_s(state: State) -> float:

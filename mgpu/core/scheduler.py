@@ -228,10 +228,15 @@ def _serve_all(step: Step) -> None:
         claims: dict[int, float] = {}
         turns = ordering.turns(state, step.at)
         lowest = min((turn.job.priority for turn in turns), default=0)
+        ahead = state.policy.prefetch
         for turn in turns:
-            if not _held_up(state, turn, claims) and _serve(step, turn):
+            absent = turn.consumer.state is S.ABSENT
+            may = not _held_up(state, turn, claims) or (ahead and absent)
+            if may and _serve(step, turn):
                 served = True
                 break  # somebody else may be first now
+            # Who is held up may load all the same, as long as everybody before it has its room.
+            ahead = ahead and not (absent and turn.consumer.name not in state.swaps)
             claim = _claim(state, turn)
             if claim > lowest:
                 for index in placement.where(state, turn.consumer):
@@ -272,8 +277,9 @@ def _serve(step: Step, turn: Turn) -> bool:
             admission.grant(step, consumer, turn.job)
             return True
         case S.ABSENT:
-            rank = math.inf if turn.barrier else turn.job.priority
-            return consumer.name not in step.state.swaps and swapping.request(step, consumer, rank)
+            return consumer.name not in step.state.swaps and swapping.request(
+                step, consumer, turn.claim
+            )
         case S.COOLDOWN | S.QUARANTINED:
             admission.refuse_waiting(step, consumer, admission.cooldown_refusal(step, consumer))
             return True

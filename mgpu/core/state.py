@@ -15,6 +15,27 @@ HISTORY = 20
 """State changes of a consumer that are kept, to tell its story when something illegal happens."""
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a waiting job may take from consumers that have jobs waiting themselves.
+
+    As a rule that is the place of those whose jobs all have a lower ``priority``; in a strict order
+    also of those that came after it (``seq``). Who has waited for too long has no priority but age
+    (``priority`` infinite), and takes the place of all that came after it.
+    """
+
+    priority: float
+    seq: float = math.inf
+
+    def spares(self, waiting: Waiting) -> bool:
+        """Whether a consumer with these jobs keeps its place."""
+        came_before = waiting.oldest_seq() < self.seq
+        if math.isinf(self.priority):
+            return came_before
+        highest = waiting.highest_priority()
+        return highest > self.priority or (highest == self.priority and came_before)
+
+
 @dataclass(slots=True)
 class Unload:
     """An unload under way, or one that failed and left its consumer quarantined."""
@@ -39,6 +60,8 @@ class Swap:
     target: str
     gpus: tuple[int, ...]
     started_at: float
+    claim: Claim
+    """Of whom it may take the place although they have jobs waiting."""
     victims: set[str] = field(default_factory=set)
     """Those that are still on their way out."""
     load_started_at: float | None = None
@@ -51,8 +74,6 @@ class Swap:
     computed: nothing is learned from it."""
     blurred: bool = False
     """Somebody else came or went on its GPUs: how far it has got cannot be seen any more."""
-    rank: float = math.inf
-    """It may take the place of consumers whose waiting jobs have a lower priority than this."""
     forced: bool = False
     """Load even though nothing could be evicted (``when_nothing_to_evict: attempt``)."""
 

@@ -17,15 +17,14 @@ from mgpu.core.effects import Evicted, FootprintLearned, LoadMeasured, Sample, S
 from mgpu.core.events import TimerKind
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.model import LockMode, NothingToEvict, Outcome, Refusal
-from mgpu.core.state import Consumer, State, Swap, SwapTimes
+from mgpu.core.state import Claim, Consumer, State, Swap, SwapTimes
 from mgpu.core.step import Step
 
 
-def request(step: Step, target: Consumer, rank: float) -> bool:
+def request(step: Step, target: Consumer, claim: Claim) -> bool:
     """Start to make room for an absent target; False when that has to wait, if only for a reading.
 
-    It may take the place of consumers whose waiting jobs have a lower priority than ``rank``. When
-    room cannot be had at all, the target's waiting jobs are refused.
+    When room cannot be had at all, the target's waiting jobs are refused.
     """
     state = step.state
     if not state.gpus:
@@ -34,16 +33,16 @@ def request(step: Step, target: Consumer, rank: float) -> bool:
         step.emit(Sample(state.sampling_fast))
         return False
     verdict = placement.never_fits(state, target) or placement.plan(
-        state, target, step.at, busy=_busy(step), rank=rank
+        state, target, step.at, busy=_busy(step), claim=claim
     )
     match verdict:
         case placement.Plan(gpus, victims):
-            _start(step, Swap(target.name, gpus, started_at=step.at, rank=rank), victims)
+            _start(step, Swap(target.name, gpus, step.at, claim), victims)
         case placement.Wait():
             return False
         case Refusal(code) if code == "vram-unavailable" and _attempt_anyway(step):
             gpus = placement.roomiest(state, target)
-            _start(step, Swap(target.name, gpus, started_at=step.at, forced=True), ())
+            _start(step, Swap(target.name, gpus, step.at, claim, forced=True), ())
         case Refusal():
             refuse_waiting(step, target, verdict)
         case _:
@@ -183,7 +182,7 @@ def _fits(state: State, target: Consumer, swap: Swap) -> bool:
 def _plan_again(step: Step, target: Consumer, swap: Swap) -> None:
     """The victims have gone and it still does not fit: somebody else took or kept the memory."""
     del step.state.swaps[swap.target]
-    verdict = placement.plan(step.state, target, step.at, busy=_busy(step), rank=swap.rank)
+    verdict = placement.plan(step.state, target, step.at, busy=_busy(step), claim=swap.claim)
     if isinstance(verdict, placement.Plan) and verdict.victims:
         step.state.swaps[swap.target] = swap
         swap.gpus = target.gpus = verdict.gpus
@@ -245,7 +244,9 @@ def _retry(step: Step, target: Consumer, swap: Swap, error: str) -> None:
         vram.owe(gpu, held_mib, step.at, step.at + settle_s)
     step.set_timer(TimerKind.SETTLE, target.name, settle_s, target.attempt)
     others = _busy(step) - frozenset(swap.gpus)
-    verdict = placement.plan(step.state, target, step.at, busy=others, everybody=True)
+    verdict = placement.plan(
+        step.state, target, step.at, busy=others, claim=swap.claim, everybody=True
+    )
     if isinstance(verdict, placement.Plan):
         swap.gpus = target.gpus = verdict.gpus
         _evict(step, swap, verdict.victims)

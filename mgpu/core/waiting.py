@@ -44,6 +44,10 @@ class Waiting:
         """The highest priority of all. Not to be asked of an empty queue."""
         return -self._by_rank[0][0]
 
+    def oldest_seq(self) -> int:
+        """The number of the oldest one's arrival. Not to be asked of an empty queue."""
+        return self._by_arrival[0].seq
+
     def head(self, at: float, max_overtake_s: float) -> tuple[Job, bool]:
         """The next job, and whether it has waited so long that nobody may overtake it.
 

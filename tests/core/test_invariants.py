@@ -10,7 +10,7 @@ from mgpu.core import invariants
 from mgpu.core.effects import Grant, Phases, StartLoad, StartUnload
 from mgpu.core.invariants import InvariantError
 from mgpu.core.model import ConsumerState as S
-from mgpu.core.state import State, Swap
+from mgpu.core.state import Claim, State, Swap
 from tests.core.playbook import Playbook, absent, resident
 
 
@@ -90,18 +90,18 @@ def computes_beside_another(state: State) -> None:
 
 
 def loads_what_is_resident(state: State) -> None:
-    state.swaps["b"] = Swap("b", (0,), 0.0)
+    state.swaps["b"] = Swap("b", (0,), 0.0, Claim(0))
 
 
 def makes_room_for_nobody(state: State) -> None:
-    state.swaps["d"] = Swap("d", (0,), 0.0)
+    state.swaps["d"] = Swap("d", (0,), 0.0, Claim(0))
 
 
 def shares_a_victim(state: State) -> None:
     job = state.consumers["c"].waiting.head(0.0, 1e9)[0]
     state.consumers["c"].waiting.remove(job)
     state.consumers["d"].waiting.add(job)
-    state.swaps["d"] = Swap("d", (0,), 0.0, victims={"b"})
+    state.swaps["d"] = Swap("d", (0,), 0.0, Claim(0), victims={"b"})
     state.swaps["c"].victims = {"b"}
 
 

@@ -87,3 +87,23 @@ def test_without_prefetch_nothing_loads_while_somebody_computes() -> None:
     play.arrive("1", "a")
     assert play.arrive("2", "b") == []
     assert play.end("1") == ["done 1", "load b"]
+
+
+def test_who_is_held_up_by_an_overdue_job_loads_all_the_same() -> None:
+    """It must not compute before the overdue one; that its weights come meanwhile harms nobody."""
+    play = overlapping(absent("slow"), absent("late"), max_overtake_s=10, order="resident-first")
+    assert play.arrive("1", "slow") == ["load slow"]
+    play.after(11)
+    assert play.arrive("2", "late") == ["load late"]
+    assert play.comes("late") == []
+    assert play.comes("slow") == ["grant 1"]
+    assert play.end("1") == ["done 1", "grant 2"]
+
+
+def test_nobody_loads_before_an_overdue_job_has_its_room() -> None:
+    play = overlapping(resident("a"), absent("b"), absent("c", 1000), total_mib=9000)
+    play.arrive("1", "a")
+    play.arrive("2", "b")
+    play.after(130)
+    assert play.arrive("3", "c") == []
+    assert play.end("1") == ["done 1", "unload a"]

@@ -96,3 +96,26 @@ def test_nobody_is_evicted_whom_the_queue_still_needs() -> None:
     play.arrive("1", "a")
     play.arrive("2", "a")
     assert play.arrive("3", "c") == ["unload idle"]
+
+
+def test_a_load_begins_early_enough_to_be_over_when_its_job_becomes_overdue() -> None:
+    """It may then take the place of who has jobs waiting that came later."""
+    play = planned(resident("a"), resident("b"), absent("c"), total_mib=16000, max_overtake_s=20)
+    play.arrive("1", "a")
+    play.arrive("2", "b")
+    assert play.arrive("3", "c") == []
+    play.arrive("4", "b")
+    assert play.leave("2") == ["cancelled 2: client-left"]
+    play.after(20 - planning.load_s(play["c"]) - 0.1)
+    assert play.arrive("5", "b") == []
+    play.after(0.2)
+    assert play.arrive("6", "b") == ["unload b"]
+
+
+def test_it_does_not_take_the_place_of_who_has_waited_longer() -> None:
+    play = planned(resident("a"), resident("b"), absent("c"), total_mib=16000, max_overtake_s=20)
+    play.arrive("1", "a")
+    play.arrive("2", "b")
+    play.arrive("3", "c")
+    play.after(20 - planning.load_s(play["c"]) + 0.1)
+    assert play.arrive("4", "b") == []

@@ -49,7 +49,7 @@ from mgpu.core.events import (
 )
 from mgpu.core.model import ConsumerPolicy, ConsumerState, GpuReading, Order, Outcome, Policy
 from mgpu.core.scheduler import Scheduler
-from mgpu.core.state import Consumer
+from mgpu.core.state import Claim, Consumer
 from mgpu.core.step import Step
 
 HISTORY = 40
@@ -424,10 +424,9 @@ class World:
 
     def _servable(self, turn: ordering.Turn) -> bool:
         consumer = turn.consumer
-        rank = math.inf if turn.barrier else turn.job.priority
         if consumer.state is ConsumerState.ABSENT and consumer.name not in self.state.swaps:
             busy = swapping._busy(Step(self.now, self.state))
-            plan = placement.plan(self.state, consumer, self.now, busy=busy, rank=rank)
+            plan = placement.plan(self.state, consumer, self.now, busy=busy, claim=turn.claim)
             fresh = vram.figures_are_fresh(self.state, self.now)
             return fresh and isinstance(plan, placement.Plan)
         return admission.grantable(self.state, consumer)
@@ -459,7 +458,8 @@ class World:
     def _to_be_kept(self, consumer: Consumer) -> bool:
         """Whether a pinned consumer has no excuse for its absence."""
         busy = swapping._busy(Step(self.now, self.state))
-        fits = isinstance(placement.plan(self.state, consumer, self.now, busy=busy), placement.Plan)
+        plan = placement.plan(self.state, consumer, self.now, busy=busy, claim=Claim(math.inf))
+        fits = isinstance(plan, placement.Plan)
         kept = consumer.pinned and consumer.policy.can_load and not consumer.unloaded_by_hand
         absent = consumer.state is ConsumerState.ABSENT
         return kept and fits and absent and consumer.preload_after <= self.now
