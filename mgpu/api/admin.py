@@ -24,7 +24,9 @@ _OF_FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data
 
 async def status(request: web.Request) -> web.Response:
     """GPUs, consumers, queue and lock. Asking changes nothing and wakes nobody."""
-    return web.json_response(status_document(request.app[DEPS].broker.snapshot()))
+    broker = request.app[DEPS].broker
+    problems = list(broker.ready_problems)
+    return web.json_response({**status_document(broker.snapshot()), "problems": problems})
 
 
 async def load(request: web.Request) -> web.Response:

@@ -106,6 +106,8 @@ class _Picture:
         wide = options.max_width >= _WIDE
         for gpu in self.status["gpus"]:
             yield self._gpu(gpu)
+        for problem in self.status.get("problems", ()):
+            yield Text(f" {plain(problem)}", "bold red")
         yield self._consumers(wide=wide)
         queue, evictions = self._queue_lines(), self._eviction_lines()
         if evictions is None:

@@ -166,6 +166,14 @@ class FootprintLearned:
 
 
 @dataclass(frozen=True, slots=True)
+class GpuHealthChanged:
+    """A GPU stopped answering, or answers again (``error`` None); GPU None: none was ever seen."""
+
+    gpu: int | None
+    error: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class LockReleased:
     """A consumer computed on a GPU for this long without a break."""
 
@@ -182,6 +190,7 @@ Fact = (
     | SwapMeasured
     | SettleTimedOut
     | FootprintLearned
+    | GpuHealthChanged
     | LockReleased
 )
 

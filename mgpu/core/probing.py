@@ -8,6 +8,7 @@ idle consumer that nothing listens for has no process and so no memory.
 from __future__ import annotations
 
 from mgpu.core import disturbance, swapping, unloading, vram
+from mgpu.core.effects import GpuHealthChanged
 from mgpu.core.events import ConsumerProbed, GpusLost, GpusRead, TimerKind
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.model import GpuReading
@@ -47,6 +48,7 @@ def consumer_probed(step: Step, event: ConsumerProbed) -> None:
 def gpus_read(step: Step, event: GpusRead) -> None:
     """Take new figures; a GPU that is not among them has gone away."""
     state = step.state
+    before = _errors(state)
     state.gpus_error = None
     seen = {reading.index for reading in event.readings}
     for reading in event.readings:
@@ -58,6 +60,7 @@ def gpus_read(step: Step, event: GpusRead) -> None:
             gpu.error = "it is not there any more"
         elif gpu.healthy:
             vram.believe_the_gpu(state, gpu)
+    _tell_health(step, before)
     for consumer in state.consumers.values():
         # One asked to unload before the first reading has no figures to be judged by: it is placed
         # when it has gone.
@@ -67,10 +70,27 @@ def gpus_read(step: Step, event: GpusRead) -> None:
 
 def gpus_lost(step: Step, event: GpusLost) -> None:
     """No figures: what is known is stale, and nothing is admitted on it."""
+    before = _errors(step.state)
     step.state.gpus_error = event.error
     for gpu in step.state.gpus.values():
         gpu.error = event.error
         gpu.read_at = step.at
+    _tell_health(step, before)
+
+
+def _errors(state: State) -> dict[int | None, str | None]:
+    """What is wrong with each GPU; None stands for all when none was ever seen."""
+    if not state.gpus:
+        return {None: state.gpus_error}
+    return {index: gpu.error for index, gpu in state.gpus.items()}
+
+
+def _tell_health(step: Step, before: dict[int | None, str | None]) -> None:
+    after = _errors(step.state)
+    for gpu in before | after:
+        error = after.get(gpu)
+        if (error is None) is not (before.get(gpu) is None):
+            step.emit(GpuHealthChanged(gpu, error))
 
 
 def _why(event: ConsumerProbed) -> str:

@@ -23,6 +23,7 @@ from mgpu.core.effects import (
     Evicted,
     Finish,
     FootprintLearned,
+    GpuHealthChanged,
     Grant,
     LoadMeasured,
     LockReleased,
@@ -208,6 +209,7 @@ class _Machine:
                 | SwapMeasured()
                 | Evicted()
                 | FootprintLearned()
+                | GpuHealthChanged()
                 | SettleTimedOut()
             ):
                 pass

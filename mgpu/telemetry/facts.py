@@ -14,6 +14,7 @@ from mgpu.core.effects import (
     Fact,
     Finish,
     FootprintLearned,
+    GpuHealthChanged,
     Grant,
     LoadMeasured,
     LockReleased,
@@ -29,7 +30,7 @@ _log = structlog.stdlib.get_logger("mgpu.scheduler")
 _TROUBLE = frozenset({ConsumerState.COOLDOWN, ConsumerState.QUARANTINED})
 
 
-def log_fact(fact: Fact | Finish | Grant) -> None:
+def log_fact(fact: Fact | Finish | Grant) -> None:  # noqa: C901 - one arm a fact
     """Write the line that belongs to ``fact``."""
     match fact:
         case Finish():
@@ -47,6 +48,10 @@ def log_fact(fact: Fact | Finish | Grant) -> None:
             write(ended, consumer=consumer, ok=ok, took_s=_rounded(seconds))
         case SettleTimedOut(consumer, missing_mib):
             _log.warning("memory did not come back", consumer=consumer, missing_mib=missing_mib)
+        case GpuHealthChanged(gpu, None):
+            _log.info("the GPU answers again", gpu=gpu)
+        case GpuHealthChanged(gpu, error):
+            _log.error("the GPU does not answer", gpu=gpu, error=error)
         case FootprintLearned(consumer, footprint_mib):
             _log.info("footprint learned", consumer=consumer, footprint_mib=footprint_mib)
         case SwapMeasured(target, seconds):

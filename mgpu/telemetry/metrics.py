@@ -23,6 +23,7 @@ from mgpu.core.effects import (
     Fact,
     Finish,
     FootprintLearned,
+    GpuHealthChanged,
     Grant,
     LoadMeasured,
     LockReleased,
@@ -110,7 +111,7 @@ class Metrics:
                 _count_move(self._loads, self._load_seconds, consumer, seconds, ok=ok)
             case UnloadMeasured(consumer, ok, seconds):
                 _count_move(self._unloads, self._unload_seconds, consumer, seconds, ok=ok)
-            case StateChanged() | FootprintLearned():
+            case StateChanged() | FootprintLearned() | GpuHealthChanged():
                 pass  # The snapshot tells it at the next scrape.
             case _:
                 assert_never(fact)
@@ -199,6 +200,8 @@ def _consumers_of(fact: Fact | Finish | Grant) -> set[str]:
             return {victim, target}
         case SwapMeasured(target):
             return {target}
+        case GpuHealthChanged():
+            return set()
         case _:
             return {fact.consumer}
 

@@ -51,6 +51,7 @@ async def test_status_has_the_promised_shape(sites: Sites) -> None:
         "draining": False,
         "evictions": 3,
         "loads": 4,
+        "problems": [],
     }
 
 

@@ -198,3 +198,8 @@ def test_one_plain_line_tells_the_progress() -> None:
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_what_keeps_the_broker_from_being_ready_stands_above_everything_else() -> None:
+    told = drawn(100, status(gpus=[], problems=["the driver is not installed"]), colours=False)
+    assert told.index("the driver is not installed") < told.index("consumer")

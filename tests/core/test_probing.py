@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from mgpu.core.effects import GpuHealthChanged
 from mgpu.core.events import GpusRead
 from mgpu.core.model import ConsumerState, GpuReading
 from tests.core.playbook import Playbook, absent, resident, unknown
@@ -212,3 +213,24 @@ def test_one_that_was_initially_absent_can_be_found_resident() -> None:
     play = Playbook(absent("a"))
     play.probe("a", resident=True)
     assert play["a"].state is ConsumerState.RESIDENT
+
+
+# What is told about the GPUs
+
+
+def test_that_a_gpu_stops_answering_and_answers_again_is_told_once_each() -> None:
+    play = Playbook(resident("a"))
+    play.gpus_lost("NVML has not answered for 2 s")
+    assert play.facts(GpuHealthChanged) == [GpuHealthChanged(0, "NVML has not answered for 2 s")]
+    play.gpus_lost("NVML has not answered for 3 s")
+    assert play.facts(GpuHealthChanged) == []
+    play.memory(16000)
+    assert play.facts(GpuHealthChanged) == [GpuHealthChanged(0, None)]
+
+
+def test_that_no_gpu_was_ever_seen_is_told_until_one_is() -> None:
+    play = Playbook(resident("a"), blind=True)
+    play.gpus_lost("no driver")
+    assert play.facts(GpuHealthChanged) == [GpuHealthChanged(None, "no driver")]
+    play.memory(16000)
+    assert play.facts(GpuHealthChanged) == [GpuHealthChanged(None, None)]

@@ -10,6 +10,7 @@ from mgpu.core.effects import (
     Fact,
     Finish,
     FootprintLearned,
+    GpuHealthChanged,
     Grant,
     LoadMeasured,
     LockReleased,
@@ -38,6 +39,8 @@ FACTS: list[tuple[Fact | Grant, str, str]] = [
     (UnloadMeasured("tts", ok=False, seconds=0.5), "warning", "tts"),
     (SettleTimedOut("tts", 300), "warning", "300"),
     (FootprintLearned("tts", 2600), "info", "2600"),
+    (GpuHealthChanged(0, "fell off the bus"), "error", "fell off the bus"),
+    (GpuHealthChanged(0, None), "info", "the GPU answers again"),
     (SwapMeasured("tts", 2.0), "debug", "2.0"),
     (LockReleased(0, "tts", 4.0), "debug", "4.0"),
 ]

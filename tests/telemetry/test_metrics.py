@@ -279,6 +279,7 @@ def test_no_kind_of_fact_is_refused(broker: Broker) -> None:
         "missing_mib": 1,
         "footprint_mib": 1,
         "gpu": 0,
+        "error": None,
         "held_s": 1.0,
     }
     before = broker.series().keys()
