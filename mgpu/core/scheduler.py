@@ -34,6 +34,7 @@ from mgpu.core import (
     restarting,
     swapping,
     unloading,
+    vram,
 )
 from mgpu.core.effects import Answer, Effect, Sample
 from mgpu.core.events import (
@@ -229,18 +230,37 @@ def _serve_all(step: Step) -> None:
         turns = ordering.turns(state, step.at)
         lowest = min((turn.job.priority for turn in turns), default=0)
         ahead = state.policy.prefetch
+        without_room: list[Turn] = []
         for turn in turns:
-            absent = turn.consumer.state is S.ABSENT
+            absent = turn.consumer.state is S.ABSENT and turn.consumer.name not in state.swaps
             may = not _held_up(state, turn, claims) or (ahead and absent)
-            if may and _serve(step, turn):
+            # With many consumers to come, trying each would cost more than the loads are worth.
+            hopeless = absent and any(_is_no_easier(turn, other) for other in without_room)
+            if may and not hopeless and _serve(step, turn):
                 served = True
                 break  # somebody else may be first now
+            if may and absent and not hopeless:
+                without_room.append(turn)
             # Who is held up may load all the same, as long as everybody before it has its room.
-            ahead = ahead and not (absent and turn.consumer.name not in state.swaps)
+            ahead = ahead and not absent
             claim = _claim(state, turn)
             if claim > lowest:
                 for index in placement.where(state, turn.consumer):
                     claims[index] = max(claim, claims.get(index, claim))
+
+
+def _is_no_easier(turn: Turn, other: Turn) -> bool:
+    """Whether there is no room for a consumer either, when there is none for another one.
+
+    That one needs no more, may live on the same GPUs, and may evict whomever this one may.
+    """
+    one, two = turn.consumer, other.consumer
+    return (
+        one.policy.gpus == two.policy.gpus
+        and not two.policy.can_coexist_with
+        and one.footprint_mib - vram.kept_mib(one) >= two.footprint_mib - vram.kept_mib(two)
+        and turn.claim.priority <= other.claim.priority < math.inf
+    )
 
 
 def _held_up(state: State, turn: Turn, claims: Mapping[int, float]) -> bool:

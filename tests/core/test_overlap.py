@@ -107,3 +107,20 @@ def test_nobody_loads_before_an_overdue_job_has_its_room() -> None:
     play.after(130)
     assert play.arrive("3", "c") == []
     assert play.end("1") == ["done 1", "unload a"]
+
+
+def test_a_smaller_one_loads_although_there_is_no_room_for_a_larger_one_before_it() -> None:
+    play = overlapping(resident("a"), absent("large", 9000), absent("small", 2000), total_mib=12000)
+    play.arrive("1", "a")
+    assert play.arrive("2", "large") == []
+    assert play.arrive("3", "small") == ["load small"]
+
+
+def test_one_that_spares_somebody_says_nothing_about_one_that_does_not() -> None:
+    choosy = absent("choosy", 4000, can_coexist_with=frozenset({"idle"}))
+    play = overlapping(resident("a"), resident("idle", 4000), choosy, absent("b", 4000))
+    play.state.gpus[0].total_mib = 12000
+    play.gpus[0] = play.gpus[0].__class__(index=0, total_mib=12000, free_mib=0)
+    play.arrive("1", "a")
+    assert play.arrive("2", "choosy") == []
+    assert play.arrive("3", "b") == ["unload idle"]
