@@ -1,4 +1,4 @@
-"""The only place where tasks are created: each has a name, an owner and an end."""
+"""The broker's background tasks: each has a name, an owner and an end."""
 
 from __future__ import annotations
 

@@ -4,7 +4,8 @@ The queue is played through once: jobs in the order in which they will be served
 each after those before it on its GPUs, and after its consumer's load (and somebody's unload, where
 there is no room beside) if it is not in memory by then. What a consumer has not shown yet is taken
 from the average of those that have; before anything has been measured there is no estimate. It is
-made when somebody asks, never for a decision.
+made when somebody asks, never for a decision. Loads beside computing are not foreseen, and the
+order ``planned`` is taken for ``resident-first``: an estimate is rather late than early.
 """
 
 from __future__ import annotations

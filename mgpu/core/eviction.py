@@ -19,8 +19,6 @@ from mgpu.core import planning
 from mgpu.core.model import Victims
 from mgpu.core.state import Consumer, State
 
-MIB_PER_GIB = 1024
-
 
 def ranked(state: State) -> list[Consumer]:
     """All consumers, the first to leave first; ties are broken by name."""
@@ -29,9 +27,8 @@ def ranked(state: State) -> list[Consumer]:
 
 def used(state: State, consumer: Consumer) -> None:
     """A consumer has just done something that makes it worth keeping: it came, or did a job."""
-    reload_s = planning.load_s(consumer) + (consumer.averages.unload.seconds or 0.0)
-    size_gib = max(1, consumer.footprint_mib) / MIB_PER_GIB
-    consumer.credit = state.credit_floor + reload_s / size_gib
+    size_gib = max(1, consumer.footprint_mib) / planning.MIB_PER_GIB
+    consumer.credit = state.credit_floor + planning.reload_s(consumer) / size_gib
 
 
 def evicted(state: State, consumer: Consumer) -> None:

@@ -1,11 +1,12 @@
 """Where a target goes, and who must leave for it.
 
 The whole set of victims is planned before anybody is asked to leave: if it cannot suffice, nobody
-is. Victims are taken least recently used first (use is the end of a finished job), until the target
-fits; then every victim that turned out not to be needed is spared, most recently used first.
+is. Victims are taken in the order of ``mgpu.core.eviction`` until the target fits; then every
+victim that turned out not to be needed is spared, the last one taken first.
 
-What may be a victim: resident, idle, not pinned, not just loaded (``min_resident_s``), with a way
-to be unloaded, not running its own eviction, and not in the target's ``can_coexist_with``.
+What may be a victim: resident, idle, without waiting jobs that keep its place (``state.Claim``),
+not pinned, not just loaded (``min_resident_s``), with a way to be unloaded, not running its own
+eviction, and not in the target's ``can_coexist_with``.
 """
 
 from __future__ import annotations
