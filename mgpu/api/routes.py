@@ -16,6 +16,7 @@ from yarl import URL
 
 from mgpu.api.paths import Target, read_target
 from mgpu.config.model import Config, ConsumerConfig
+from mgpu.config.patterns import Patterns
 from mgpu.errors import UnknownConsumer
 
 
@@ -27,14 +28,7 @@ class Upstream:
         self.name = name
         self._scheme = origin.scheme
         self._authority = origin.raw_authority
-        self._not_activity: set[tuple[str, str]] = set()
-        self._not_activity_below: list[tuple[str, str]] = []
-        for entry in config.not_activity:
-            method, _, path = entry.partition(" ")
-            if path.endswith("*"):
-                self._not_activity_below.append((method, path[:-1]))
-            else:
-                self._not_activity.add((method, path))
+        self._not_activity = Patterns(config.not_activity)
 
     def url(self, path: str, query: str) -> URL:
         """The URL of a path and a query that are encoded already."""
@@ -48,10 +42,7 @@ class Upstream:
 
     def is_activity(self, method: str, path: str) -> bool:
         """Whether a request uses the GPU; ``path`` is decoded."""
-        return (method, path) not in self._not_activity and not any(
-            method == listed and path.startswith(prefix)
-            for listed, prefix in self._not_activity_below
-        )
+        return not self._not_activity.match(method, path)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,12 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 from yarl import URL
 
-from mgpu.config import keys, listen
-from mgpu.config.model import Config, ConsumerConfig, Method
+from mgpu.config import keys, listen, patterns
+from mgpu.config.model import Config, ConsumerConfig
 from mgpu.config.problems import KeyPath, did_you_mean
 
 OWN_PATHS = ("/api", "/consumers", "/healthz", "/metrics", "/openapi.json", "/readyz")
@@ -144,9 +144,10 @@ def _itself(config: Config, path: KeyPath, url: str) -> Iterator[Finding]:
 
 
 def _request(path: KeyPath, request: str) -> Iterator[Finding]:
-    method, _, target = request.partition(" ")
-    if method not in get_args(Method) or not target.startswith("/") or " " in target:
-        yield Finding(path, "must be METHOD /PATH, such as GET /queue")
+    try:
+        patterns.parse(request)
+    except ValueError as error:
+        yield Finding(path, str(error))
 
 
 def _calls(path: KeyPath, consumer: ConsumerConfig) -> Iterator[Finding]:
