@@ -4,6 +4,10 @@ What decides a route is the list of decoded segments. A path that two programs m
 two things is refused, not repaired: dot segments in any spelling, empty segments, encoded slashes
 and backslashes, control characters, half percent-escapes. What goes on to a consumer is the path
 as it was sent.
+
+An encoded slash is allowed where the path is a consumer's own, below ``/consumers/NAME`` and on a
+port of its own: it decides no route here, and ComfyUI names a file in a folder by one. To be
+compared it counts as a slash, so that it hides neither a dot segment nor an empty one.
 """
 
 from __future__ import annotations
@@ -19,7 +23,10 @@ _TARGET = re.compile(r"(/[!-\"$->@-~]*)(?:\?([!-\"$-~]*))?")
 _PLAIN = re.compile(r"(?:/(?!\.)[A-Za-z0-9_~.-]+)*/?")
 """Nothing in here can mean anything but itself; the usual case, decided in one step."""
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
-_AMBIGUOUS = re.compile(rb"[\x00-\x1f\x7f/\\]")
+_AMBIGUOUS = re.compile(rb"[\x00-\x1f\x7f\\]")
+_CONSUMERS = "consumers"
+_DECIDING = 2
+"""Of ``/consumers/NAME/…``, what comes before the consumer's own path."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +49,11 @@ class Target:
         return "".join(f"/{segment}" for segment in self.segments[depth:])
 
 
-def read_target(target: str) -> Target:
-    """Read a request's target as sent; raise ``errors.BadRequest`` unless it means one thing."""
+def read_target(target: str, *, own_port: bool = False) -> Target:
+    """Read a request's target as sent; raise ``errors.BadRequest`` unless it means one thing.
+
+    ``own_port``: it came to a port where every path is a consumer's own.
+    """
     found = _TARGET.fullmatch(target)
     if found is None:
         raise BadRequest("The request's target must be a path: /… in ASCII, with escapes.")
@@ -51,18 +61,24 @@ def read_target(target: str) -> Target:
     raw = tuple(path[1:].split("/"))
     if _PLAIN.fullmatch(path):
         return Target(raw, raw, query)
-    if "" in raw[:-1]:
+    deciding = 0 if own_port else _DECIDING if _decoded(raw[0]) == _CONSUMERS else len(raw)
+    segments = tuple(_decoded(each, slashes=n >= deciding) for n, each in enumerate(raw))
+    if "//" in f"/{'/'.join(segments)}":
         raise BadRequest("The path holds two slashes in a row.")
-    return Target(tuple(map(_decoded, raw)), raw, query)
+    return Target(segments, raw, query)
 
 
-def _decoded(segment: str) -> str:
+def _decoded(segment: str, *, slashes: bool = False) -> str:
+    """A segment without its escapes; ``slashes``: there may be some among them."""
     if _BAD_ESCAPE.search(segment):
         raise BadRequest("The path holds a % that begins no escape.")
     decoded = unquote_to_bytes(segment)
     if _AMBIGUOUS.search(decoded):
-        raise BadRequest("The path holds an encoded slash, a backslash or a control character.")
+        raise BadRequest("The path holds a backslash or a control character.")
+    parts = decoded.split(b"/")
+    if len(parts) > 1 and not slashes:
+        raise BadRequest("The path holds an encoded slash.")
     # Some servers cut parameters off before they resolve dots: /a/..;x/b
-    if decoded.partition(b";")[0] in {b".", b".."}:
+    if any(part.partition(b";")[0] in {b".", b".."} for part in parts):
         raise BadRequest("The path holds a dot segment.")
     return decoded.decode(errors="surrogateescape")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 from aiohttp import web
+from yarl import URL
 
 from tests.api.conftest import Sites
 
@@ -27,12 +28,13 @@ async def test_any_method_on_a_configured_path_is_a_job(sites: Sites, method: st
         ("/consumers/tts", "/"),
         ("/consumers/tts?x", "/?x"),
         ("/consumers/tts/consumers/tts", "/consumers/tts"),
+        ("/consumers/tts/userdata/a%2Fb%2fc.json", "/userdata/a%2Fb%2fc.json"),
     ],
 )
 async def test_a_consumers_own_paths_are_jobs(sites: Sites, path: str, target: str) -> None:
     site = await sites.broker(await sites.upstream(echo_target))
 
-    async with site.client.get(site.url(path)) as response:
+    async with site.client.get(URL(site.url(path), encoded=True)) as response:
         assert await response.text() == f"GET {target}"
         assert response.headers["X-MGPU-Consumer"] == "tts"
     assert site.broker.outcomes == {"job-1": "done"}

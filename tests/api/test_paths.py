@@ -103,6 +103,63 @@ def test_what_is_encoded_twice_is_decoded_once_and_passed_as_sent() -> None:
     assert target.raw_below(1) == "/%252e%252e/x"
 
 
+@pytest.mark.parametrize(
+    ("path", "below"),
+    [
+        ("/consumers/tts/api/userdata/workflows%2Fx.json", "/api/userdata/workflows/x.json"),
+        ("/%63onsumers/tts/a%2fb%2fc", "/a/b/c"),
+        ("/consumers/tts/a%2F", "/a/"),
+    ],
+)
+def test_below_a_consumers_name_an_encoded_slash_is_passed_as_sent(path: str, below: str) -> None:
+    target = read_target(path)
+
+    assert target.raw_below(2) == path[len(path) - len(target.raw_below(2)) :]
+    assert "%2" in target.raw_below(2)
+    assert target.below(2) == below
+
+
+def test_on_a_consumers_own_port_the_whole_path_is_its_own() -> None:
+    target = read_target("/userdata%2Fx", own_port=True)
+
+    assert (target.raw_below(0), target.below(0)) == ("/userdata%2Fx", "/userdata/x")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/consumers%2Ftts/x",
+        "/consumers/tts%2Fx",
+        "/consumers/tts%2Fx/y",
+        "/consumers%2F%2Ftts/x",
+        "/consumer/tts/a%2Fb",
+    ],
+)
+def test_what_decides_whose_path_it_is_holds_no_encoded_slash(path: str) -> None:
+    with pytest.raises(BadRequest, match="encoded slash"):
+        read_target(path)
+
+
+@pytest.mark.parametrize("own_port", [False, True])
+@pytest.mark.parametrize(
+    "below",
+    [
+        "a%2F..%2Fb",
+        "..%2Fb",
+        "a%2F.",
+        "a%2f%2e%2e%2fb",
+        "a%2F..;x%2Fb",
+        "a%2F%2Fb",
+        "%2Fa",
+        "a%2F/b",
+    ]
+    + ["a%5Cb", "a%2F%00", "a%2F%", "../b", "a//b"],
+)
+def test_an_encoded_slash_hides_nothing(below: str, own_port: bool) -> None:
+    with pytest.raises(BadRequest):
+        read_target(f"/consumers/tts/{below}", own_port=own_port)
+
+
 @given(st.text(alphabet="/.%2eEfF5cC;\\ab?\x00", max_size=24))
 def test_nothing_that_is_accepted_can_climb_or_be_split_anew(target: str) -> None:
     try:
