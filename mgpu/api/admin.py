@@ -12,6 +12,7 @@ from typing import Any
 
 from aiohttp import hdrs, web
 
+from mgpu.api.catalogue import CATALOGUE
 from mgpu.api.deps import DEPS
 from mgpu.api.routes import ROUTES
 from mgpu.core.views import ConsumerView, GpuView, Snapshot
@@ -25,7 +26,7 @@ _OF_FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data
 async def status(request: web.Request) -> web.Response:
     """GPUs, consumers, queue and lock. Asking changes nothing and wakes nobody."""
     broker = request.app[DEPS].broker
-    problems = list(broker.ready_problems)
+    problems = [*broker.ready_problems, *request.app[CATALOGUE].problems()]
     return web.json_response({**status_document(broker.snapshot()), "problems": problems})
 
 

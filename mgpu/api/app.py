@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from mgpu.api import admin, health, jobs, openapi, page
+from mgpu.api import admin, health, jobs, openai, openapi, page
 from mgpu.api.body import expect_nothing_yet
+from mgpu.api.catalogue import keep_catalogue
 from mgpu.api.deps import DEPS, Deps
 from mgpu.api.forward import DISK
 from mgpu.api.guard import finish_headers, make_guard
@@ -25,6 +26,9 @@ def make_app(deps: Deps) -> web.Application:
     app[ROUTES] = Routes(deps.config)
     app[DISK] = DiskBudget(deps.limits.spool_bytes)
     app.on_response_prepare.append(finish_headers)
+    app.cleanup_ctx.append(keep_catalogue)
+    for path in openai.PATHS:
+        app.router.add_post(path, openai.by_model, expect_handler=expect_nothing_yet)
     for method, path, handler in (
         ("GET", "/", page.page),
         ("GET", "/healthz", health.healthz),
@@ -39,6 +43,8 @@ def make_app(deps: Deps) -> web.Application:
         ("POST", "/api/consumers/{name}/restart", admin.restart),
         ("POST", "/api/pause", admin.pause),
         ("POST", "/api/resume", admin.resume),
+        ("GET", "/v1/models", openai.models),
+        ("GET", "/v1/models/{model:.+}", openai.model),
         ("*", "/consumers/{name}", jobs.consumer),
         ("*", "/consumers/{name}/{path:.*}", jobs.consumer),
         ("*", "/{path:.*}", jobs.routed),

@@ -6,6 +6,9 @@ is known to be the client's. What the consumer has not taken yet lies in a ``Spo
 
 A body that breaks ends its job wherever that is: the task inside the ``async with`` is cancelled,
 and the context raises what was wrong with the body, in the manner of ``asyncio.timeout``.
+
+When something in the body decides where it goes, a ``Finder`` is shown every piece as it comes in;
+until it is content, everything is kept.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.http import HttpVersion10
@@ -24,20 +27,40 @@ from mgpu.api.spool import DiskBudget, Spool
 from mgpu.errors import BadRequest, BodyTooLarge, MgpuError
 
 
+class Finder(Protocol):
+    """Looks for something in a body."""
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether it has been found."""
+
+    def feed(self, piece: bytes) -> None:
+        """Look at the next piece, an empty one at the end; raise ``errors.MgpuError``."""
+
+
 class RequestBody:
     """An ``async with`` that receives a request's body while its job goes on.
 
     ``data`` is what to send: None without a body, bytes when all of it is here already, else an
     iterator. Raises ``errors.BodyTooLarge`` beyond ``max_bytes``, ``errors.BadRequest`` for a
-    broken encoding, and aiohttp's 408 when nothing comes for ``limits.body_idle_s``.
+    broken encoding, and aiohttp's 408 when nothing comes for ``limits.body_idle_s``; with a
+    ``finder`` what that raises, too, and ``errors.StorageFull`` when it has not found anything and
+    no more can be kept.
     """
 
     def __init__(
-        self, request: web.Request, *, max_bytes: int, limits: Limits, budget: DiskBudget
+        self,
+        request: web.Request,
+        *,
+        max_bytes: int,
+        limits: Limits,
+        budget: DiskBudget,
+        finder: Finder | None = None,
     ) -> None:
         self._request = request
         self._max_bytes = max_bytes
         self._idle_s = limits.body_idle_s
+        self._finder = finder
         self._spool = Spool(limits.body_memory_bytes, budget)
         self._receiving: asyncio.Task[None] | None = None
         self._owner: asyncio.Task[object] | None = None
@@ -55,10 +78,13 @@ class RequestBody:
             raise BodyTooLarge
         content = self._request.content
         if not self._request.body_exists:
+            self._look_at(b"")
             return self
         if content.is_eof():
             self.data = content.read_nowait()
             self._check_size(len(self.data))
+            self._look_at(self.data)
+            self._look_at(b"")
             return self
         await _continue(self._request)
         self._owner = asyncio.current_task()
@@ -99,7 +125,7 @@ class RequestBody:
             await self._receive_all(content)
         except TimeoutError:
             self._error = web.HTTPRequestTimeout()
-        except BodyTooLarge as error:
+        except MgpuError as error:
             self._error = error
         except RequestPayloadError:
             self._error = BadRequest("The request's body is not framed as its header says.")
@@ -113,16 +139,21 @@ class RequestBody:
         while True:
             async with asyncio.timeout(self._idle_s):
                 chunk = await content.readany()
+            self._look_at(chunk)
             if not chunk:
                 self._spool.end()
                 return
             received_bytes += len(chunk)
             self._check_size(received_bytes)
-            await self._spool.put(chunk)
+            await self._spool.put(chunk, taken=self._finder is None or self._finder.satisfied)
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         while chunk := await self._spool.get():
             yield chunk
+
+    def _look_at(self, piece: bytes) -> None:
+        if self._finder is not None:
+            self._finder.feed(piece)
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._max_bytes:

@@ -24,9 +24,9 @@ from yarl import URL
 
 from mgpu.api import headers as fields
 from mgpu.api import proxy, tunnel
-from mgpu.api.body import RequestBody
+from mgpu.api.body import Finder, RequestBody
 from mgpu.api.connection import client_left
-from mgpu.api.deps import DEPS, Deps, Lease
+from mgpu.api.deps import DEPS, Lease
 from mgpu.api.routes import Upstream
 from mgpu.api.spool import DiskBudget
 from mgpu.errors import BadRequest
@@ -46,22 +46,27 @@ log = structlog.get_logger(__name__)
 
 async def as_job(request: web.Request, upstream: Upstream, url: URL) -> web.StreamResponse:
     """Run a request as a job: wait for the GPU, then ask the consumer under the lease."""
+    async with receive(request) as body:
+        return await run(request, upstream, url, body)
+
+
+async def run(
+    request: web.Request, upstream: Upstream, url: URL, body: RequestBody
+) -> web.StreamResponse:
+    """The same for a request whose body is being received."""
     deps = request.app[DEPS]
     priority = _priority(request)
     max_wait_s = _max_wait_s(request, deps.config.scheduler.max_wait_s)
     idle_unload_s = _idle_unload_s(request)
     job = deps.broker.new_job_id()
     try:
-        async with (
-            _body(request, deps) as body,
-            deps.broker.lease(
-                job,
-                upstream.name,
-                priority=priority,
-                max_wait_s=max_wait_s,
-                idle_unload_s=idle_unload_s,
-            ) as lease,
-        ):
+        async with deps.broker.lease(
+            job,
+            upstream.name,
+            priority=priority,
+            max_wait_s=max_wait_s,
+            idle_unload_s=idle_unload_s,
+        ) as lease:
             response = await _exchange(request, upstream, url, body, lease)
             lease.failed = response.status >= _SERVER_ERROR
             return response
@@ -73,8 +78,20 @@ async def as_job(request: web.Request, upstream: Upstream, url: URL) -> web.Stre
 
 async def plainly(request: web.Request, upstream: Upstream, url: URL) -> web.StreamResponse:
     """Ask the consumer without a lease."""
-    async with _body(request, request.app[DEPS]) as body:
+    async with receive(request) as body:
         return await _exchange(request, upstream, url, body, None)
+
+
+def receive(request: web.Request, finder: Finder | None = None) -> RequestBody:
+    """The request's body, to be entered; ``finder`` looks for something in it."""
+    deps = request.app[DEPS]
+    return RequestBody(
+        request,
+        max_bytes=deps.config.server.max_body_mib * _MIB,
+        limits=deps.limits,
+        budget=request.app[DISK],
+        finder=finder,
+    )
 
 
 async def _exchange(
@@ -99,15 +116,6 @@ async def _exchange(
         return await proxy.relay(request, answer, consumer=name, headers=added)
     finally:
         answer.close()
-
-
-def _body(request: web.Request, deps: Deps) -> RequestBody:
-    return RequestBody(
-        request,
-        max_bytes=deps.config.server.max_body_mib * _MIB,
-        limits=deps.limits,
-        budget=request.app[DISK],
-    )
 
 
 def _added(consumer: str, lease: Lease | None, upstream_s: float) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from mgpu import __version__
 from mgpu.api import headers as fields
+from mgpu.api import openai
 from mgpu.api.problems import CONTENT_TYPE
 from mgpu.api.routes import ROUTES
 
@@ -109,8 +110,11 @@ def _job(summary: str, *parameters: dict[str, Any]) -> dict[str, Any]:
     return dict.fromkeys(_METHODS, operation)
 
 
+_BY_MODEL = "A job for the consumer that serves the request's model, as at OpenAI"
 _JSON: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
 _OPEN: list[dict[str, Any]] = [{}]
+
+_MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
 
 _PATHS = {
     "/": _get("A page that says what this is", "text/html"),
@@ -128,6 +132,9 @@ _PATHS = {
     "/api/consumers/{name}/restart": _action("Stop a consumer and its jobs, and load it again"),
     "/api/pause": _post("Let running jobs end, evict everybody, hold the queue", "Done"),
     "/api/resume": _post("Go on after a pause", "Done"),
+    "/v1/models": _get("Every model, as OpenAI lists them", "application/json"),
+    "/v1/models/{model}": _get("One model", "application/json", parameters=[_MODEL]),
+    **{path: {"post": _job(_BY_MODEL)["post"]} for path in openai.PATHS},
     "/consumers/{name}": _job("A job at the consumer's root", _NAME),
     "/consumers/{name}/{path}": _job("The consumer's own HTTP and WebSocket", _NAME, _REST),
 }

@@ -5,9 +5,10 @@ two things is refused, not repaired: dot segments in any spelling, empty segment
 and backslashes, control characters, half percent-escapes. What goes on to a consumer is the path
 as it was sent.
 
-An encoded slash is allowed where the path is a consumer's own, below ``/consumers/NAME`` and on a
-port of its own: it decides no route here, and ComfyUI names a file in a folder by one. To be
-compared it counts as a slash, so that it hides neither a dot segment nor an empty one.
+An encoded slash is allowed where it decides no route: in what is a consumer's own, below
+``/consumers/NAME`` and on a port of its own, since ComfyUI names a file in a folder by one; and in
+the name of a model below ``/v1/models``. To be compared it counts as a slash, so that it hides
+neither a dot segment nor an empty one.
 """
 
 from __future__ import annotations
@@ -24,9 +25,8 @@ _PLAIN = re.compile(r"(?:/(?!\.)[A-Za-z0-9_~.-]+)*/?")
 """Nothing in here can mean anything but itself; the usual case, decided in one step."""
 _BAD_ESCAPE = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _AMBIGUOUS = re.compile(rb"[\x00-\x1f\x7f\\]")
-_CONSUMERS = "consumers"
 _DECIDING = 2
-"""Of ``/consumers/NAME/…``, what comes before the consumer's own path."""
+"""Segments that decide the route in ``/consumers/NAME/…`` and ``/v1/models/…``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +61,16 @@ def read_target(target: str, *, own_port: bool = False) -> Target:
     raw = tuple(path[1:].split("/"))
     if _PLAIN.fullmatch(path):
         return Target(raw, raw, query)
-    deciding = 0 if own_port else _DECIDING if _decoded(raw[0]) == _CONSUMERS else len(raw)
+    deciding = 0 if own_port else _DECIDING if _is_open_below(raw) else len(raw)
     segments = tuple(_decoded(each, slashes=n >= deciding) for n, each in enumerate(raw))
     if "//" in f"/{'/'.join(segments)}":
         raise BadRequest("The path holds two slashes in a row.")
     return Target(segments, raw, query)
+
+
+def _is_open_below(raw: tuple[str, ...]) -> bool:
+    first = tuple(map(_decoded, raw[:_DECIDING]))
+    return first[0] == "consumers" or first == ("v1", "models")
 
 
 def _decoded(segment: str, *, slashes: bool = False) -> str:

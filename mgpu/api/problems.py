@@ -1,5 +1,8 @@
 """Errors as HTTP answers (RFC 9457): the only place where an error becomes a status code.
 
+Below ``/v1`` the clients are OpenAI's and their kin. They look for a member ``error``, and try
+again by themselves unless ``X-Should-Retry`` says not to, so there a problem has both besides.
+
 An error that comes after the first byte of an answer cannot be told any more. Then the connection
 is reset, so that nobody takes what was sent so far for the whole.
 """
@@ -18,6 +21,7 @@ from aiohttp.typedefs import Handler
 
 from mgpu import errors
 
+OPENAI_PREFIX = "/v1/"
 CONTENT_TYPE = "application/problem+json"
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 """struct linger, socket(7): on, no seconds."""
@@ -137,6 +141,14 @@ def _response(code: str, detail: str, retry_after_s: float | None = None) -> web
     return response
 
 
+def _for_openai(answer: web.Response) -> None:
+    """Add what clients of OpenAI's interface look for."""
+    body = json.loads(answer.body)  # type: ignore[arg-type]  # it is bytes, made above
+    error = {"message": body["detail"], "type": body["type"], "code": body["type"], "param": None}
+    answer.body = json.dumps({**body, "error": error}).encode()
+    answer.headers["X-Should-Retry"] = str(hdrs.RETRY_AFTER in answer.headers).lower()
+
+
 @web.middleware
 async def problems_middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer every error as a problem, or break the connection when it is too late for that."""
@@ -151,6 +163,8 @@ async def problems_middleware(request: web.Request, handler: Handler) -> web.Str
         if error.status < 400:  # noqa: PLR2004  redirects are answers, not errors
             raise
         code, answer = _OF_STATUS.get(error.status, "internal"), http_problem(error)
+    if request.path.startswith(OPENAI_PREFIX):
+        _for_openai(answer)
     if request.writer.output_size > 0:
         log.warning("answer broken off", code=code)
         reset(request)

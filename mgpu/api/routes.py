@@ -29,6 +29,7 @@ class Upstream:
         self._scheme = origin.scheme
         self._authority = origin.raw_authority
         self._not_activity = Patterns(config.not_activity)
+        self._paths = config.paths
 
     def url(self, path: str, query: str) -> URL:
         """The URL of a path and a query that are encoded already."""
@@ -39,6 +40,10 @@ class Upstream:
             query_string=query,
             encoded=True,
         )
+
+    def openai_url(self, path: str, query: str) -> URL:
+        """Where this consumer has one of OpenAI's routes: there too, unless configured."""
+        return self.url(URL.build(path=self._paths.get(path, path)).raw_path, query)
 
     def is_activity(self, method: str, path: str) -> bool:
         """Whether a request uses the GPU; ``path`` is decoded."""

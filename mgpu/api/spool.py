@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import IO, Any, TypeVar
 
+from mgpu.errors import StorageFull
+
 _PATIENCE_S = 0.1
 """A consumer that takes nothing for this long is one that does not take anything yet."""
 _READ_BYTES = 1 << 18
@@ -64,11 +66,18 @@ class Spool:
         """What lies in the file, waiting."""
         return self._write_at - self._read_at
 
-    async def put(self, chunk: bytes) -> None:
-        """Add at the end; returns when there was room for it."""
-        if not self._has_room() and not await self._room_soon() and await self._overflow(chunk):
-            self._filled.set()
-            return
+    async def put(self, chunk: bytes, *, taken: bool = True) -> None:
+        """Add at the end; returns when there was room for it.
+
+        ``taken`` False: nobody will take anything before more has been put. Then it is no use to
+        wait for room, and ``errors.StorageFull`` is raised where the disk has none.
+        """
+        if not self._has_room() and not (taken and await self._room_soon()):
+            if await self._overflow(chunk):
+                self._filled.set()
+                return
+            if not taken:
+                raise StorageFull("There is no room to keep the request's body until it is read.")
         while not self._has_room():
             await self._emptied_again()
         self._held.append(chunk)

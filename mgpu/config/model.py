@@ -131,6 +131,13 @@ class ResidentConfig(Section):
     when: JmesPath
 
 
+class ModelsConfig(Section):
+    """Where a consumer says which models it serves."""
+
+    path: UrlPath = "/v1/models"
+    names: JmesPath = "data[].id"
+
+
 class ConsumerConfig(Section):
     """One service that uses the GPU."""
 
@@ -153,6 +160,8 @@ class ConsumerConfig(Section):
     systemd_scope: Literal["system", "user"] = "system"
     initially: Literal["auto", "resident", "absent"] = "auto"
     not_activity: tuple[str, ...] = ()
+    models: ModelsConfig | None = None
+    paths: dict[UrlPath, UrlPath] = Field(default_factory=dict)
     job_timeout_s: Seconds = 600.0
     busy_timeout_s: Seconds | None = None
 

@@ -1,4 +1,4 @@
-"""Which requests a line of the configuration means: ``GET /queue``, ``GET,HEAD /view*``, ``* /x/*``.
+"""Which requests a line of the configuration means: ``GET /queue``, ``GET,HEAD /view*``, ``* /*``.
 
 First methods, one or several with commas, or ``*`` for every one; a blank; then a path, in which
 ``*`` stands for any characters, slashes too. The path is compared decoded, the query does not
@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
-WHAT_A_PATTERN_IS = "must be METHOD /PATH, such as GET /queue or POST,PUT /api/*"
+WHAT_A_PATTERN_IS = "must be METHOD /PATH, such as GET /queue or * /api/*"
 
 _PATTERN = re.compile(r"(\*|[A-Z]+(?:,[A-Z]+)*) (/[^ ?#]*)")
 

@@ -91,7 +91,7 @@ async def wait_until(
 async def _ask_health(
     url: str, health: HealthConfig, session: aiohttp.ClientSession
 ) -> ProbeReport:
-    answer = await _get(url, health.path, session)
+    answer = await get(url, health.path, session)
     problem = ""
     if answer.status not in health.ok:
         problem = f"answered {answer}"
@@ -109,7 +109,7 @@ async def _ask_resident(
     url: str, resident: ResidentConfig, session: aiohttp.ClientSession, known: ProbeReport
 ) -> ProbeReport:
     """Add to what the health route said, or stand for it where there is none."""
-    answer = await _get(url, resident.path, session)
+    answer = await get(url, resident.path, session)
     fine = answer.status in _SUCCESS
     report = known if known.reachable else ProbeReport(reachable=True, healthy=fine)
     holds = _evaluate(resident.when, answer) if fine else f"answered {answer}"
@@ -125,7 +125,8 @@ async def _connect(url: str) -> ProbeReport:
     return ProbeReport(reachable=True, healthy=True)
 
 
-async def _get(url: str, path: str, session: aiohttp.ClientSession) -> Answer:
+async def get(url: str, path: str, session: aiohttp.ClientSession) -> Answer:
+    """Ask for what is at ``path``, the first MiB of it; raises what aiohttp raises."""
     async with session.get(
         URL(url + path),
         headers={"Accept-Encoding": "identity"},

@@ -96,19 +96,25 @@ class Sites:
         deadlines: Deadlines | None = None,
         registry: CollectorRegistry | None = None,
         scheduler: Mapping[str, Any] | None = None,
+        models: Mapping[str, str] | None = None,
+        others: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> Site:
-        """A broker with one consumer, ``tts``, at ``url``, and one route to it, ``/v1/tts``."""
+        """A broker with one consumer, ``tts``, at ``url``, and one route to it, ``/v1/tts``.
+
+        ``others`` are more consumers.
+        """
         config = Config.model_validate(
             {
                 "server": server or {},
                 "scheduler": scheduler or {},
-                "consumers": {"tts": {"url": url, **(consumer or {})}},
+                "consumers": {"tts": {"url": url, **(consumer or {})}, **(others or {})},
                 "routes": routes or {"/v1/tts": {"consumer": "tts", "path": "/tts"}},
+                "models": models or {},
             }
         )
         session = make_session()
         self._stack.push_async_callback(session.close)
-        broker = FakeBroker()
+        broker = FakeBroker(consumers=tuple(config.consumers))
         app = make_app(
             Deps(
                 broker=broker,

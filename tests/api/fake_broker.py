@@ -52,6 +52,7 @@ class FakeBroker:
     pinned: frozenset[str] = frozenset()
     paused: bool = False
     eta_s: float | None = None
+    unwell: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         self._lock = asyncio.Lock()
@@ -149,6 +150,7 @@ class FakeBroker:
                 name=name,
                 state=self.states.get(name, ConsumerState.ABSENT),
                 pinned=name in self.pinned,
+                healthy=name not in self.unwell,
             )
             for name in self.consumers
         }

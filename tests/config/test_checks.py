@@ -77,11 +77,11 @@ def test_a_key_that_no_client_can_send_is_refused(problems: Problems, key: str) 
         ),
         (
             _tts("not_activity: [GET /queue, /queue]"),
-            "consumers.tts.not_activity[1]: must be METHOD /PATH, such as GET /queue or POST,PUT /api/*",
+            "consumers.tts.not_activity[1]: must be METHOD /PATH, such as GET /queue or * /api/*",
         ),
         (
             _tts("not_activity: [get /queue]"),
-            "consumers.tts.not_activity[0]: must be METHOD /PATH, such as GET /queue or POST,PUT /api/*",
+            "consumers.tts.not_activity[0]: must be METHOD /PATH, such as GET /queue or * /api/*",
         ),
         (
             'consumers: {a: {url: "http://127.0.0.1:7070"}}',

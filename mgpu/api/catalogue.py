@@ -1,0 +1,146 @@
+"""Which consumer serves a model: as ``models`` says, and as the consumers themselves tell.
+
+Those that have ``consumers.NAME.models`` are asked every few seconds while they are well, and once
+more when a model is wanted that nobody has told of. What one has told stands until it tells
+something else, since a consumer that was stopped to make room still serves its models: its next
+job starts it.
+
+A configured name wins over what is told. A name that two consumers tell belongs to nobody until
+the configuration says to whom.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+
+from mgpu.api.deps import DEPS, Deps
+from mgpu.api.routes import did_you_mean
+from mgpu.consumers.models import served_models
+from mgpu.errors import UnknownModel
+
+ROUND_S = 2.0
+REFRESH_S = 5.0
+_AGAIN_S = 1.0
+"""Who asks for models that do not exist does not make the consumers be asked all the time."""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model and who serves it."""
+
+    name: str
+    consumer: str
+
+
+class Catalogue:
+    """Every model there is."""
+
+    def __init__(self, deps: Deps) -> None:
+        self.began_at = int(time.time())
+        self._deps = deps
+        self._configured = deps.config.models
+        self._told: dict[str, tuple[str, ...]] = {}
+        self._asked_at: dict[str, float] = {}
+        self._asking = asyncio.Lock()
+        self._telling = {n: c for n, c in deps.config.consumers.items() if c.models is not None}
+
+    def models(self) -> list[Model]:
+        """All that a request may name: the configured ones, then by consumer."""
+        told = [
+            Model(name, consumers[0])
+            for name, consumers in self._tellers().items()
+            if name not in self._configured and len(consumers) == 1
+        ]
+        return [*(Model(*each) for each in self._configured.items()), *told]
+
+    def problems(self) -> tuple[str, ...]:
+        """Models that nobody can ask for, since more than one consumer tells of them."""
+        return tuple(
+            _conflict(name, consumers)
+            for name, consumers in self._tellers().items()
+            if name not in self._configured and len(consumers) > 1
+        )
+
+    def find(self, name: str) -> Model | None:
+        """The model of this name, as far as is known now."""
+        if name in self._configured:
+            return Model(name, self._configured[name])
+        consumers = self._tellers().get(name, [])
+        return Model(name, consumers[0]) if len(consumers) == 1 else None
+
+    async def wanted(self, name: str) -> Model:
+        """The model of this name, asking the consumers again where it is not known yet.
+
+        Raises ``errors.UnknownModel`` that names the nearest.
+        """
+        if self.find(name) is None:
+            await self.refresh(_AGAIN_S)
+        found = self.find(name)
+        if found is not None:
+            return found
+        consumers = self._tellers().get(name)
+        if consumers:
+            raise UnknownModel(_conflict(name, consumers))
+        hint = did_you_mean(name, [model.name for model in self.models()])
+        raise UnknownModel(f"No consumer serves the model {name!r}.{hint}")
+
+    async def refresh(self, older_than_s: float) -> None:
+        """Ask those that are well and have not been asked for so long; within 2 s."""
+        if not self._telling:
+            return
+        async with self._asking:
+            now = time.monotonic()
+            views = self._deps.broker.snapshot().consumers
+            due = [
+                name
+                for name in self._telling
+                if views[name].healthy and now - self._asked_at.get(name, -1e9) >= older_than_s
+            ]
+            self._asked_at.update(dict.fromkeys(due, now))
+            await asyncio.gather(*map(self._ask, due))
+
+    async def watch(self) -> None:
+        """Keep up with the consumers for ever."""
+        while self._telling:
+            await self.refresh(REFRESH_S)
+            await asyncio.sleep(ROUND_S)
+
+    async def _ask(self, consumer: str) -> None:
+        names = await served_models(self._telling[consumer], self._deps.session)
+        if names is None or names == self._told.get(consumer):
+            return
+        self._told[consumer] = names
+        log.info("models", consumer=consumer, count=len(names))
+        for problem in self.problems():
+            log.warning("model conflict", problem=problem)
+
+    def _tellers(self) -> dict[str, list[str]]:
+        tellers: dict[str, list[str]] = {}
+        for consumer in self._telling:
+            for name in self._told.get(consumer, ()):
+                tellers.setdefault(name, []).append(consumer)
+        return tellers
+
+
+def _conflict(name: str, consumers: list[str]) -> str:
+    return f"The model {name!r} is served by {' and '.join(consumers)}: say whose it is in models."
+
+
+CATALOGUE = web.AppKey("catalogue", Catalogue)
+
+
+async def keep_catalogue(app: web.Application) -> AsyncIterator[None]:
+    """For ``Application.cleanup_ctx``."""
+    app[CATALOGUE] = Catalogue(app[DEPS])
+    watching = asyncio.create_task(app[CATALOGUE].watch(), name="ask for models")
+    yield
+    watching.cancel()
+    await asyncio.wait((watching,))

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from mgpu.api import catalogue
+from tests.api.conftest import Site, Sites
+
+
+class Teller:
+    """A consumer that tells its models, and counts who asks."""
+
+    def __init__(self, *names: str) -> None:
+        self.names = list(names)
+        self.asked = 0
+        self.askings = asyncio.Queue[None]()
+        self.status = 200
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if request.path != "/v1/models":
+            return web.Response(text="served")
+        self.asked += 1
+        self.askings.put_nowait(None)
+        data = [{"id": name} for name in self.names]
+        return web.json_response({"object": "list", "data": data}, status=self.status)
+
+    async def was_asked(self, times: int) -> None:
+        """Return when it was, once more for each call."""
+        async with asyncio.timeout(5):
+            for _ in range(times):
+                await self.askings.get()
+
+    async def section(self, sites: Sites) -> dict[str, Any]:
+        return {"url": await sites.upstream(self.answer), "models": {}}
+
+
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asks all the time, so that nobody has to wait for it."""
+    for name in ("ROUND_S", "REFRESH_S", "_AGAIN_S"):
+        monkeypatch.setattr(catalogue, name, 0.01)
+
+
+async def listed(site: Site) -> list[str]:
+    async with site.client.get(site.url("/v1/models")) as response:
+        return [each["id"] for each in (await response.json())["data"]]
+
+
+async def until_listed(site: Site, *names: str) -> None:
+    async with asyncio.timeout(5):
+        while True:
+            if await listed(site) == list(names):
+                return
+            await asyncio.sleep(0.01)
+
+
+async def served_by(site: Site, model: str) -> str:
+    async with site.client.post(site.url("/v1/responses"), json={"model": model}) as response:
+        assert response.status == 200, await response.text()
+        return response.headers["X-MGPU-Consumer"]
+
+
+async def refused(site: Site, model: str) -> str:
+    async with site.client.post(site.url("/v1/responses"), json={"model": model}) as response:
+        assert response.status == 404
+        detail: str = (await response.json(content_type=None))["detail"]
+        return detail
+
+
+async def test_what_one_consumer_tells_leads_to_it(sites: Sites) -> None:
+    chat = Teller("small", "big")
+    site = await sites.broker(others={"chat": await chat.section(sites)}, models={"voice": "tts"})
+
+    assert await served_by(site, "big") == "chat"
+    await until_listed(site, "voice", "small", "big")
+    assert "Did you mean 'small'?" in await refused(site, "smal")
+
+
+async def test_a_model_that_is_new_there_is_found_when_it_is_wanted(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "ROUND_S", 60.0)
+    chat = Teller()
+    site = await sites.broker(others={"chat": await chat.section(sites)})
+    assert "No consumer" in await refused(site, "new")
+
+    chat.names = ["new"]
+    await asyncio.sleep(0.02)
+
+    assert await served_by(site, "new") == "chat"
+
+
+async def test_who_asks_for_nonsense_makes_nobody_be_asked_all_the_time(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("ROUND_S", "REFRESH_S", "_AGAIN_S"):
+        monkeypatch.setattr(catalogue, name, 60.0)
+    chat = Teller()
+    site = await sites.broker(others={"chat": await chat.section(sites)})
+
+    await asyncio.gather(*(refused(site, f"nonsense {n}") for n in range(20)))
+
+    assert chat.asked == 1
+
+
+async def test_what_was_told_stands_while_the_consumer_is_away(sites: Sites) -> None:
+    chat = Teller("small")
+    site = await sites.broker(others={"chat": await chat.section(sites)})
+    await until_listed(site, "small")
+
+    chat.status = 503
+    await chat.was_asked(chat.asked + 3)
+
+    assert await listed(site) == ["small"]
+    chat.status, chat.names = 200, ["other"]
+    await until_listed(site, "other")
+
+
+async def test_a_consumer_that_is_not_well_is_not_asked(sites: Sites) -> None:
+    chat = Teller("small")
+    site = await sites.broker(others={"chat": await chat.section(sites)})
+    await until_listed(site, "small")
+    site.broker.unwell = frozenset({"chat"})
+    await refused(site, "none")
+
+    asked = chat.asked
+    for _ in range(5):
+        await refused(site, "none")
+
+    assert chat.asked == asked
+    assert await listed(site) == ["small"]
+
+
+async def test_a_model_that_two_tell_belongs_to_nobody_and_is_said(sites: Sites) -> None:
+    one, two = Teller("both", "one"), Teller("both")
+    site = await sites.broker(
+        others={"one": await one.section(sites), "two": await two.section(sites)}
+    )
+    await until_listed(site, "one")
+    assert await refused(site, "both") == (
+        "The model 'both' is served by one and two: say whose it is in models."
+    )
+
+    async with site.client.get(site.url("/api/status")) as response:
+        problems = (await response.json())["problems"]
+    async with site.client.get(site.url("/readyz")) as response:
+        assert response.status == 200
+    assert problems == ["The model 'both' is served by one and two: say whose it is in models."]
+
+
+async def test_the_configuration_wins_over_what_is_told(sites: Sites) -> None:
+    one, two = Teller("both"), Teller("both")
+    site = await sites.broker(
+        others={"one": await one.section(sites), "two": await two.section(sites)},
+        models={"both": "two"},
+    )
+    await until_listed(site, "both")
+    await asyncio.gather(one.was_asked(2), two.was_asked(2))
+
+    assert await served_by(site, "both") == "two"
+    async with site.client.get(site.url("/api/status")) as response:
+        assert (await response.json())["problems"] == []
