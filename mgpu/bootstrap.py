@@ -12,7 +12,7 @@ import gc
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from mgpu import systemd
-from mgpu.api.app import make_app
+from mgpu.api.app import make_app, make_port_app
 from mgpu.api.deps import Deps
 from mgpu.api.proxy import make_session
 from mgpu.api.server import HttpServer, start_server
@@ -62,6 +62,8 @@ class Running:
 
     broker: Broker
     server: HttpServer
+    ports: Mapping[str, HttpServer]
+    """The consumers' own ports."""
 
 
 def serve(config: Config) -> None:
@@ -137,9 +139,16 @@ async def running(
         )
         server = await start_server(app, config.server.listen, systemd.listen_sockets())
         stack.push_async_callback(server.close)
+        ports = {}
+        for name, consumer in config.consumers.items():
+            if consumer.listen is not None:
+                port = make_port_app(app, name)
+                key = f"consumers.{name}.listen"
+                ports[name] = await start_server(port, consumer.listen, key=key)
+                stack.push_async_callback(ports[name].close)
         broker.start()
         _tune_garbage_collection()
-        yield Running(broker, server)
+        yield Running(broker, server, ports)
         if not await broker.drain(config.server.drain_timeout_s):
             log.warning("jobs were cut off", drain_timeout_s=config.server.drain_timeout_s)
 
@@ -152,6 +161,8 @@ async def _serve(config: Config) -> None:
     tasks = Tasks()
     async with running(config) as parts:
         log.info("serving", listen=parts.server.addresses, consumers=list(config.consumers))
+        for name, port in parts.ports.items():
+            log.info("serving", consumer=name, listen=port.addresses)
         systemd.notify(systemd.READY, systemd.status(f"serving on {parts.server.addresses[0]}"))
         tasks.spawn("ping the watchdog", _ping_watchdog())
         await stop.wait()

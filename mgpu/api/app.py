@@ -1,4 +1,4 @@
-"""The aiohttp application: every route of the broker and what stands before them.
+"""The aiohttp applications: every route of the broker and what stands before them.
 
 Order matters: errors become answers outermost, then the guard decides whether the request may ask
 anything, then a handler runs. Served by ``mgpu.api.server``.
@@ -12,7 +12,7 @@ from mgpu.api import admin, health, jobs, openai, openapi, page
 from mgpu.api.body import expect_nothing_yet
 from mgpu.api.catalogue import keep_catalogue
 from mgpu.api.deps import DEPS, Deps
-from mgpu.api.forward import DISK
+from mgpu.api.forward import DISK, OWN_PORT
 from mgpu.api.guard import finish_headers, make_guard
 from mgpu.api.problems import problems_middleware
 from mgpu.api.routes import ROUTES, Routes
@@ -55,4 +55,16 @@ def make_app(deps: Deps) -> web.Application:
             app.router.add_post(path, handler)
         else:
             app.router.add_route(method, path, handler, expect_handler=expect_nothing_yet)
+    return app
+
+
+def make_port_app(main: web.Application, consumer: str) -> web.Application:
+    """Build the application of a consumer's own port, which shares everything with ``main``."""
+    deps = main[DEPS]
+    app = web.Application(middlewares=[problems_middleware, make_guard(deps, own_port=True)])
+    app[DEPS] = deps
+    app[DISK] = main[DISK]
+    app[OWN_PORT] = main[ROUTES].upstream(consumer)
+    app.on_response_prepare.append(finish_headers)
+    app.router.add_route("*", "/{path:.*}", jobs.own_port, expect_handler=expect_nothing_yet)
     return app

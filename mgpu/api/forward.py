@@ -39,6 +39,8 @@ _NEVER = "never"
 _MIB = 1 << 20
 _SERVER_ERROR = 500
 
+OWN_PORT = web.AppKey("own_port", Upstream)
+"""Set on the application of a consumer's own port."""
 DISK = web.AppKey("disk", DiskBudget)
 
 log = structlog.get_logger(__name__)
@@ -101,6 +103,9 @@ async def _exchange(
     name = upstream.name
     upgrade = tunnel.is_upgrade(request)
     towards = fields.towards_consumer(request.headers, keep_authorization=not deps.api_keys)
+    own_port = OWN_PORT in request.app
+    if own_port:
+        fields.add_forwarded(towards, request)
     started = time.perf_counter()
     answer = await proxy.ask(
         request,
@@ -113,7 +118,13 @@ async def _exchange(
         added = _added(name, lease, time.perf_counter() - started)
         if upgrade and answer.status == tunnel.SWITCHING_PROTOCOLS:
             return await tunnel.splice(request, answer, consumer=name, headers=added)
-        return await proxy.relay(request, answer, consumer=name, headers=added)
+        return await proxy.relay(
+            request,
+            answer,
+            consumer=name,
+            headers=added,
+            origin=upstream.origin if own_port else None,
+        )
     finally:
         answer.close()
 

@@ -2,13 +2,16 @@
 
 Allow-lists only. A page that has been told that its own name is 127.0.0.1 (DNS rebinding) fails
 at ``Host``; a page of another site, or of another port of this machine, fails at ``Origin`` or
-``Sec-Fetch-Site``; a program without a key fails at ``Authorization``. Only ``/healthz`` and
-``/readyz`` answer without a key. ``Host`` is compared without its port and exactly otherwise:
+``Sec-Fetch-Site``; a program without a key fails at ``Authorization``, which may be ``Bearer`` or,
+for browsers, ``Basic`` with the key as password. Only ``/healthz`` and ``/readyz`` answer without
+a key. ``Host`` is compared without its port and exactly otherwise:
 ``localhost.`` is another name.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import hmac
 import re
@@ -40,8 +43,13 @@ ORIGIN = web.RequestKey("origin", str)
 """Set when the request comes from a page of ``server.allowed_origins``."""
 
 
-def make_guard(deps: Deps) -> Middleware:
-    """Make the middleware for this configuration."""
+def make_guard(deps: Deps, *, own_port: bool = False) -> Middleware:
+    """Make the middleware for this configuration.
+
+    ``own_port``: for a port where every path is a consumer's own. There a link of another site may
+    be followed, as with any server that people open in a browser.
+    """
+    open_paths = frozenset[str]() if own_port else OPEN_PATHS
     server = deps.config.server
     allowed_hosts = frozenset(map(_name_of, server.allowed_hosts))
     allowed_origins = frozenset(origin.rstrip("/").lower() for origin in server.allowed_origins)
@@ -53,12 +61,12 @@ def make_guard(deps: Deps) -> Middleware:
         _check_framing(request)
         if request.method not in METHODS:
             raise web.HTTPMethodNotAllowed(request.method, METHODS)
-        preflight = _check_origin(request, host, allowed_origins)
+        preflight = _check_origin(request, host, allowed_origins, links=own_port)
         if preflight is not None:
             return preflight
-        if keys and request.raw_path not in OPEN_PATHS:
+        if keys and request.raw_path not in open_paths:
             keys.check(request.headers.getall(hdrs.AUTHORIZATION, ()))
-        request[TARGET] = read_target(request.raw_path)
+        request[TARGET] = read_target(request.raw_path, own_port=own_port)
         return await handler(request)
 
     return guard
@@ -74,13 +82,23 @@ class Keys:
         return bool(self._digests)
 
     def check(self, authorization: Iterable[str]) -> None:
-        """Raise ``errors.Unauthenticated`` unless the one field is ``Bearer`` and a key."""
+        """Raise ``errors.Unauthenticated`` unless the one field holds a key, by a known scheme."""
         values = tuple(authorization)
         scheme, _, given = values[0].partition(" ") if len(values) == 1 else ("", "", "")
+        if scheme.lower() == "basic":
+            scheme, given = "bearer", _password(given)
         digest = _digest(given.strip())
         matches = sum(hmac.compare_digest(digest, known) for known in self._digests)
         if not matches or scheme.lower() != "bearer":
             raise Unauthenticated("This needs an API key: Authorization: Bearer KEY.")
+
+
+def _password(credentials: str) -> str:
+    """The password of RFC 7617, whoever the user is said to be."""
+    try:
+        return base64.b64decode(credentials.strip(), validate=True).decode().partition(":")[2]
+    except (binascii.Error, UnicodeDecodeError):
+        return ""
 
 
 def _digest(key: str) -> bytes:
@@ -120,7 +138,7 @@ def _check_framing(request: web.Request) -> None:
 
 
 def _check_origin(
-    request: web.Request, host: str, allowed: frozenset[str]
+    request: web.Request, host: str, allowed: frozenset[str], *, links: bool
 ) -> web.StreamResponse | None:
     """Refuse pages from elsewhere; the answer when one that is allowed only asks whether it is."""
     origins = request.headers.getall(hdrs.ORIGIN, [])
@@ -135,9 +153,19 @@ def _check_origin(
     if origin and not _is_own(origin, host):
         raise Forbidden("Pages of this origin may not use the broker: see server.allowed_origins.")
     site = request.headers.get("Sec-Fetch-Site", "none").lower()
-    if site not in _SAME_SITE_ENOUGH:
+    if site not in _SAME_SITE_ENOUGH and not (links and _is_followed_link(request)):
         raise Forbidden("Pages of other sites may not use the broker: see server.allowed_origins.")
     return None
+
+
+def _is_followed_link(request: web.Request) -> bool:
+    """Whether a person goes to this page, which then is all there is to see in its tab."""
+    return (
+        request.method == "GET"
+        and request.headers.get("Sec-Fetch-Mode", "").lower() == "navigate"
+        and request.headers.get("Sec-Fetch-Dest", "").lower() == "document"
+        and hdrs.ORIGIN not in request.headers
+    )
 
 
 def _is_own(origin: str, host: str) -> bool:

@@ -4,11 +4,14 @@ RFC 9110, 7.6.1: fields about one connection stay with it, those that ``Connecti
 Towards a consumer more is left out: what only the broker needs (its key, its own fields), and what
 a browser says about the page it shows, since ComfyUI refuses an ``Origin`` that is not its own.
 ``Cookie`` and ``Set-Cookie`` pass; the broker keeps none.
+
+On a consumer's own port the broker is what is called a reverse proxy: the consumer is told by which
+name it was reached, and what it says of its own address is made to lead to that port.
 """
 
 from __future__ import annotations
 
-from aiohttp import hdrs
+from aiohttp import hdrs, web
 from multidict import CIMultiDict, CIMultiDictProxy
 
 PRIORITY = "X-MGPU-Priority"
@@ -72,6 +75,23 @@ def towards_client(headers: Headers) -> CIMultiDict[str]:
     if hdrs.TRANSFER_ENCODING in headers:
         passed.popall(hdrs.CONTENT_LENGTH, None)  # RFC 9112, 6.3: the encoding wins
     return passed
+
+
+def add_forwarded(headers: CIMultiDict[str], request: web.Request) -> None:
+    """Tell the consumer how it was reached, unless a proxy before the broker has done so."""
+    headers.setdefault(hdrs.X_FORWARDED_HOST, request.headers[hdrs.HOST])
+    headers.setdefault(hdrs.X_FORWARDED_PROTO, request.scheme)
+    if request.remote:
+        headers.setdefault(hdrs.X_FORWARDED_FOR, request.remote)
+
+
+def stay_on_port(headers: CIMultiDict[str], origin: str) -> None:
+    """Take the consumer's origin out of where it sends the client; the path alone stays."""
+    for name in (hdrs.LOCATION, hdrs.CONTENT_LOCATION):
+        place = headers.get(name, "")
+        rest = place[len(origin) :]
+        if place.lower().startswith(origin) and rest[:1] in {"", "/", "?", "#"}:
+            headers[name] = rest if rest.startswith("/") else f"/{rest}"
 
 
 def _without(headers: Headers, left_out: frozenset[str]) -> CIMultiDict[str]:

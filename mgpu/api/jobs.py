@@ -1,11 +1,11 @@
-"""Requests that go to a consumer: by a path of ``routes``, or by ``/consumers/NAME/…``."""
+"""Requests that go to a consumer: by a path of ``routes``, ``/consumers/NAME/…`` or a port."""
 
 from __future__ import annotations
 
 from aiohttp import web
 
 from mgpu.api import forward
-from mgpu.api.routes import ROUTES, TARGET, did_you_mean
+from mgpu.api.routes import ROUTES, TARGET, Upstream, did_you_mean
 from mgpu.errors import UnknownRoute
 
 ANYTHING_ELSE = "/{path}"
@@ -16,8 +16,18 @@ async def consumer(request: web.Request) -> web.StreamResponse:
     """The consumer's own HTTP, any path of it: a job, unless the configuration knows better."""
     target, routes = request[TARGET], request.app[ROUTES]
     upstream = routes.upstream(target.segments[1])
-    url = upstream.url(target.raw_below(_BELOW_NAME) or "/", target.query)
-    if upstream.is_activity(request.method, target.below(_BELOW_NAME) or "/"):
+    return await _pass_on(request, upstream, _BELOW_NAME)
+
+
+async def own_port(request: web.Request) -> web.StreamResponse:
+    """The same on the consumer's own port, where the whole path is its own."""
+    return await _pass_on(request, request.app[forward.OWN_PORT], 0)
+
+
+async def _pass_on(request: web.Request, upstream: Upstream, depth: int) -> web.StreamResponse:
+    target = request[TARGET]
+    url = upstream.url(target.raw_below(depth) or "/", target.query)
+    if upstream.is_activity(request.method, target.below(depth) or "/"):
         return await forward.as_job(request, upstream, url)
     return await forward.plainly(request, upstream, url)
 

@@ -135,7 +135,8 @@ def _response(code: str, detail: str, retry_after_s: float | None = None) -> web
     if wait_s is not None:
         response.headers[hdrs.RETRY_AFTER] = str(max(1, math.ceil(wait_s)))
     if code == "unauthenticated":
-        response.headers[hdrs.WWW_AUTHENTICATE] = 'Bearer realm="mgpu"'
+        response.headers.add(hdrs.WWW_AUTHENTICATE, 'Bearer realm="mgpu"')
+        response.headers.add(hdrs.WWW_AUTHENTICATE, 'Basic realm="mgpu", charset="UTF-8"')
     if code in _BREAKS_FRAMING:
         response.force_close()
     return response

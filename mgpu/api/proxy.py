@@ -101,14 +101,20 @@ async def relay(
     *,
     consumer: str,
     headers: Mapping[str, str],
+    origin: str | None = None,
 ) -> web.StreamResponse:
     """Send a consumer's answer to the client, with ``headers`` added, and return when it is sent.
+
+    ``origin`` is the consumer's where the client sees a port of its own for it: then it is sent on
+    to places on that port, not to the consumer.
 
     Raises ``ConsumerFailed`` when the answer ends early and ``asyncio.CancelledError`` when the
     client has left.
     """
     passed = fields.towards_client(upstream.headers)
     passed.extend(headers)
+    if origin is not None:
+        fields.stay_on_port(passed, origin)
     if upstream.content.is_eof():
         response = _whole(request, upstream, passed)
     else:

@@ -26,6 +26,7 @@ class Upstream:
     def __init__(self, name: str, config: ConsumerConfig) -> None:
         origin = URL(config.url)
         self.name = name
+        self.origin = str(origin.origin())
         self._scheme = origin.scheme
         self._authority = origin.raw_authority
         self._not_activity = Patterns(config.not_activity)

@@ -91,10 +91,11 @@ async def start_server(
     sockets: Sequence[socket.socket] = (),
     *,
     deadlines: Deadlines | None = None,
+    key: str = "server.listen",
 ) -> HttpServer:
     """Serve ``app`` on ``sockets`` (handed over by systemd), or else on ``listen``.
 
-    ``listen`` is ``server.listen`` of the configuration. Raises ``errors.ConfigError`` when it
+    ``listen`` is the value of ``key`` in the configuration. Raises ``errors.ConfigError`` when it
     cannot be listened on.
     """
     if not uses_c_parser():
@@ -121,7 +122,7 @@ async def start_server(
         await server._listen(listen, sockets, make)  # noqa: SLF001  one module
     except (OSError, ValueError) as error:
         await server.close()
-        raise ConfigError(f"server.listen: cannot listen on {listen}: {error}") from error
+        raise ConfigError(f"{key}: cannot listen on {listen}: {error}") from error
     return server
 
 

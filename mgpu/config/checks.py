@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,7 @@ def check(config: Config, consumers: Collection[str] | None) -> Iterator[Finding
     ``consumers`` are all names it gives, those of unsound consumers too; None: nobody knows.
     """
     yield from _server(config)
+    yield from _listening(config)
     yield from _gpus(config)
     for name, consumer in config.consumers.items():
         yield from _consumer(config, name, consumer)
@@ -64,18 +65,52 @@ def _server(config: Config) -> Iterator[Finding]:
             keys.read_file(server.api_keys_file)
         except keys.KeysFileError as error:
             yield Finding(("server", "api_keys_file"), str(error))
-    try:
-        address = listen.parse(server.listen)
-    except ValueError as error:
-        yield Finding(("server", "listen"), str(error))
-        return
-    if address.exposed and not server.api_keys and server.api_keys_file is None:
-        yield Finding(
-            ("server", "listen"),
-            f"{address} may be reached from other machines: "
-            "set server.api_keys or server.api_keys_file, or listen on 127.0.0.1",
-            (("server", "api_keys"), ("server", "api_keys_file")),
-        )
+
+
+def _listening(config: Config) -> Iterator[Finding]:
+    """Every address the broker listens on: who may come there, and that nobody else has it."""
+    listens: list[tuple[KeyPath, str]] = [(("server", "listen"), config.server.listen)]
+    for name, consumer in config.consumers.items():
+        if consumer.listen is not None:
+            listens.append((("consumers", name, "listen"), consumer.listen))
+    addresses: dict[KeyPath, listen.Address] = {}
+    for path, text in listens:
+        try:
+            address = listen.parse(text)
+        except ValueError as error:
+            yield Finding(path, str(error))
+            continue
+        for other_path, other in addresses.items():
+            if address.meets(other):
+                yield Finding(path, f"{address} is taken by {_named(other_path)}", (other_path,))
+        addresses[path] = address
+        if address.exposed and not config.server.api_keys and not config.server.api_keys_file:
+            yield Finding(
+                path,
+                f"{address} may be reached from other machines: "
+                "set server.api_keys or server.api_keys_file, or listen on 127.0.0.1",
+                (("server", "api_keys"), ("server", "api_keys_file")),
+            )
+    yield from _own_urls(config, addresses)
+
+
+def _own_urls(config: Config, addresses: Mapping[KeyPath, listen.Address]) -> Iterator[Finding]:
+    """Find consumers whose requests would come back to the broker."""
+    for name, consumer in config.consumers.items():
+        url = URL(consumer.url)
+        target = listen.TcpAddress(url.host or "", url.port or 0)
+        for path, address in addresses.items():
+            # An address that listens everywhere is not at every other machine.
+            everywhere = str(address).startswith(("0.0.0.0:", "[::]:")) and target.exposed
+            if everywhere or not address.meets(target):
+                continue
+            at = "" if path == ("server", "listen") else f", {_named(path)}"
+            url_path: KeyPath = ("consumers", name, "url")
+            yield Finding(url_path, f"is the broker's own address{at}", (path,))
+
+
+def _named(path: KeyPath) -> str:
+    return ".".join(map(str, path))
 
 
 def _gpus(config: Config) -> Iterator[Finding]:
@@ -111,7 +146,6 @@ def _consumer(config: Config, name: str, consumer: ConsumerConfig) -> Iterator[F
         )
     if consumer.systemd_unit is not None:
         yield from _unit((*path, "systemd_unit"), consumer.systemd_unit)
-    yield from _itself(config, (*path, "url"), consumer.url)
     for index, request in enumerate(consumer.not_activity):
         yield from _request((*path, "not_activity", index), request)
     yield from _calls(path, consumer)
@@ -131,16 +165,6 @@ def _unit(path: KeyPath, unit: str) -> Iterator[Finding]:
         yield Finding(path, f"{unit!r} is not the name of a systemd unit")
     elif unit.endswith("@") or "@." in unit:
         yield Finding(path, f"{unit} is a template: name an instance, such as a@b.service")
-
-
-def _itself(config: Config, path: KeyPath, url: str) -> Iterator[Finding]:
-    try:
-        own = listen.parse(config.server.listen)
-    except ValueError:
-        return
-    target = URL(url)
-    if isinstance(own, listen.TcpAddress) and (target.host, target.port) == (own.host, own.port):
-        yield Finding(path, "is the broker's own address", (("server", "listen"),))
 
 
 def _request(path: KeyPath, request: str) -> Iterator[Finding]:

@@ -17,7 +17,6 @@ KEYS: Mapping[str, frozenset[str]] = {
     "consumers.*.preset": _OFF,
     "consumers.*.container": _OFF,
     "consumers.*.command": _OFF,
-    "consumers.*.listen": _OFF,
     "scheduler.restore_when_idle": _OFF,
 }
 """Each key with the values, as lower-case text, that mean "off"."""

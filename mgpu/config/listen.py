@@ -1,4 +1,4 @@
-"""``server.listen``: what it says, and whether only this machine can reach it.
+"""``server.listen`` and its like: what it says, and whether only this machine can reach it.
 
 Being exposed is decided by what is written, never by resolving a name: only loopback literals,
 ``localhost`` and Unix sockets are known to stay inside.
@@ -19,6 +19,7 @@ _PORT = re.compile(r"[0-9]{1,5}")
 _HOST_NAME = re.compile(
     r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9-]{1,63})*(?<!-)\.?"
 )
+_ANY_HOST = frozenset({"0.0.0.0", "::"})  # noqa: S104  known, not bound
 _ONLY_DIGITS = re.compile(r"[0-9.]+|0[xX].*")
 
 
@@ -41,6 +42,17 @@ class TcpAddress:
         mapped = getattr(address, "ipv4_mapped", None)  # 3.11 takes ::ffff:127.0.0.1 for public
         return not (mapped or address).is_loopback
 
+    def meets(self, other: Address) -> bool:
+        """Whether listening on this one is listening on the other too, at least in part."""
+        if not isinstance(other, TcpAddress) or self.port != other.port or not self.port:
+            return False
+        return self.place == other.place or bool({self.host, other.host} & _ANY_HOST)
+
+    @property
+    def place(self) -> str:
+        """The host, by one of the names that it has."""
+        return "127.0.0.1" if self.host.lower() == "localhost" else self.host.lower()
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
@@ -56,11 +68,18 @@ class UnixAddress:
         """Whether another machine might reach it: never."""
         return False
 
+    def meets(self, other: Address) -> bool:
+        """Whether both are the same socket."""
+        return self == other
+
     def __str__(self) -> str:
         return f"unix:{self.path}"
 
 
-def parse(text: str) -> TcpAddress | UnixAddress:
+Address = TcpAddress | UnixAddress
+
+
+def parse(text: str) -> Address:
     """Read ``HOST:PORT``, ``[IPV6]:PORT`` or ``unix:/PATH``; raise ``ValueError`` with why."""
     if text.startswith("unix:"):
         return _unix(text.removeprefix("unix:"))

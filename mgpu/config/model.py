@@ -161,6 +161,7 @@ class ConsumerConfig(Section):
     initially: Literal["auto", "resident", "absent"] = "auto"
     not_activity: tuple[str, ...] = ()
     models: ModelsConfig | None = None
+    listen: str | None = None
     paths: dict[UrlPath, UrlPath] = Field(default_factory=dict)
     job_timeout_s: Seconds = 600.0
     busy_timeout_s: Seconds | None = None

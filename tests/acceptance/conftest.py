@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import pytest
@@ -15,6 +15,8 @@ from tests.support.nvml import NvmlStandin, nvml_library
 from tests.support.standin_consumer import Referee, StandinConsumer
 
 __all__ = ["nvml_library"]
+
+Service = TypeVar("Service", bound=StandinConsumer)
 
 
 class Machine:
@@ -29,11 +31,17 @@ class Machine:
         self._extra: dict[str, dict[str, Any]] = {}
 
     async def consumer(
-        self, name: str, footprint_mib: int, *, config: dict[str, Any] | None = None, **how: Any
-    ) -> StandinConsumer:
+        self,
+        name: str,
+        footprint_mib: int,
+        *,
+        config: dict[str, Any] | None = None,
+        kind: type[Service] = StandinConsumer,  # type: ignore[assignment]
+        **how: Any,
+    ) -> Service:
         """Start a service; ``config`` is added to its section, ``how`` is how it behaves."""
         held = self.nvml.held_directory()
-        consumer = StandinConsumer(name, footprint_mib, held, self.referee, **how)
+        consumer = kind(name, footprint_mib, held, self.referee, **how)
         await consumer.start()
         self._stack.push_async_callback(consumer.close)
         self.consumers[name] = consumer

@@ -12,7 +12,7 @@ import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from mgpu.api.app import make_app
+from mgpu.api.app import make_app, make_port_app
 from mgpu.api.deps import Deps, Limits
 from mgpu.api.proxy import make_session
 from mgpu.api.server import Deadlines, HttpServer, start_server
@@ -32,6 +32,8 @@ class Site:
     client: aiohttp.ClientSession
     app: web.Application
     stack: AsyncExitStack
+    own_port: int | None = None
+    """Of the consumer ``tts``, when it has one."""
 
     @property
     def port(self) -> int:
@@ -40,8 +42,13 @@ class Site:
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.port}{path}"
 
-    async def raw(self) -> RawClient:
-        client = await RawClient.connect(self.port)
+    def own_url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.own_port}{path}"
+
+    async def raw(self, *, own_port: bool = False) -> RawClient:
+        port = self.own_port if own_port else self.port
+        assert port is not None
+        client = await RawClient.connect(port)
         self.stack.push_async_callback(client.close)
         return client
 
@@ -130,7 +137,14 @@ class Sites:
         self._stack.push_async_callback(serving.close)
         client = aiohttp.ClientSession(auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar())
         self._stack.push_async_callback(client.close)
-        return Site(broker, serving, client, app, self._stack)
+        own_port = None
+        if config.consumers["tts"].listen is not None:
+            own = await start_server(
+                make_port_app(app, "tts"), config.consumers["tts"].listen, deadlines=deadlines
+            )
+            self._stack.push_async_callback(own.close)
+            own_port = int(own.addresses[0].rpartition(":")[2])
+        return Site(broker, serving, client, app, self._stack, own_port)
 
 
 @pytest.fixture

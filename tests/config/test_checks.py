@@ -23,6 +23,62 @@ def test_listening_off_loopback_without_keys_is_refused(problems: Problems, list
     assert "may be reached from other machines: set server.api_keys" in problem
 
 
+@pytest.mark.parametrize("listen", ["0.0.0.0:9001", "'[::]:9001'", "gpu-box:9001"])
+def test_a_consumers_port_off_loopback_needs_keys_too(problems: Problems, listen: str) -> None:
+    (problem,) = problems(_tts(f"listen: {listen}"))
+
+    assert problem.startswith("1: consumers.tts.listen: ")
+    assert "may be reached from other machines: set server.api_keys" in problem
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (
+            _tts("listen: '9001'"),
+            "consumers.tts.listen: must be HOST:PORT, [IPV6]:PORT or unix:/PATH",
+        ),
+        (
+            _tts("listen: localhost:7070"),
+            "consumers.tts.listen: localhost:7070 is taken by server.listen",
+        ),
+        (
+            _tts("listen: localhost:8001"),
+            "consumers.tts.url: is the broker's own address, consumers.tts.listen",
+        ),
+        (
+            _tts("listen: 127.0.0.1:8002")[:-1]
+            + ", b: {url: 'http://127.0.0.1:8003', listen: '127.0.0.1:8002'}}",
+            "consumers.b.listen: 127.0.0.1:8002 is taken by consumers.tts.listen",
+        ),
+        (
+            _tts("listen: 'unix:/run/a'")[:-1]
+            + ", b: {url: 'http://127.0.0.1:8003', listen: 'unix:/run/a'}}",
+            "consumers.b.listen: unix:/run/a is taken by consumers.tts.listen",
+        ),
+        (
+            "server: {listen: '0.0.0.0:8001', api_keys: [k]}\n" + _tts(""),
+            "consumers.tts.url: is the broker's own address",
+        ),
+    ],
+)
+def test_nobody_else_may_have_an_address_that_is_listened_on(
+    problems: Problems, text: str, problem: str
+) -> None:
+    assert [found.partition(": ")[2] for found in problems(text)] == [problem]
+
+
+def test_ports_that_only_resemble_each_other_are_free(loaded: Load) -> None:
+    loaded(_tts("listen: 127.0.0.2:7070"))
+    loaded(
+        _tts("listen: '127.0.0.1:0'")[:-1]
+        + ", b: {url: 'http://10.0.0.1:80', listen: 'localhost:0'}}"
+    )
+    loaded(
+        "server: {listen: '0.0.0.0:8001', api_keys: [k]}\nconsumers: {a: {url: 'http://10.0.0.9:8001'}}"
+    )
+
+
 def test_listening_off_loopback_with_keys_is_fine(loaded: Load, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.touch(0o600)

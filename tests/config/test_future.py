@@ -22,7 +22,6 @@ TTS = """
         ("preset", "comfyui"),
         ("container", "tts"),
         ("command", "[tts, --serve]"),
-        ("listen", "127.0.0.1:9001"),
     ],
 )
 def test_a_key_of_a_consumer_that_is_not_there_yet_is_told_so(
@@ -56,7 +55,6 @@ def test_off_is_what_this_version_does_and_is_accepted(loaded: Load) -> None:
         preset: null
         container: ~
         command: null
-        listen: null
     scheduler: {{restore_when_idle: off}}
     """)
 

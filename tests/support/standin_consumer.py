@@ -147,12 +147,16 @@ class StandinConsumer:
         app.router.add_get("/health", self._health)
         app.router.add_route("*", "/job", self._job)
         app.router.add_get("/stream", self._stream)
+        self.add_routes(app)
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", port)
         await site.start()
         bound_port: int = self._runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{bound_port}"
+
+    def add_routes(self, app: web.Application) -> None:
+        """For what a service has besides."""
 
     async def kill(self) -> None:
         """End as a killed process does: connections break, memory goes back, nothing listens."""
@@ -221,7 +225,7 @@ class StandinConsumer:
         return web.json_response({"ok": True})
 
     async def _job(self, request: web.Request) -> web.Response:
-        async with self._computing():
+        async with self.computing():
             body = await request.read()
             await self.job_gate.passes()
             if self.lazy:
@@ -230,7 +234,7 @@ class StandinConsumer:
             return web.Response(body=body, headers={"X-Served-By": self.name})
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
-        async with self._computing():
+        async with self.computing():
             response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
             await response.prepare(request)
             await response.write(b"data: first\n\n")
@@ -239,7 +243,7 @@ class StandinConsumer:
             return response
 
     @asynccontextmanager
-    async def _computing(self) -> AsyncIterator[None]:
+    async def computing(self) -> AsyncIterator[None]:
         self.jobs += 1
         self.job_began_at = self.now
         self._referee.enter(self.name)
