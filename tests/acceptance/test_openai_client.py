@@ -31,11 +31,11 @@ async def services(machine: Machine) -> tuple[OpenAiService, OpenAiService, Open
     text = await machine.consumer("text", FOOTPRINT_MIB, kind=OpenAiService, config={"models": {}})
     text.models = ("tiny-chat", "org/tiny:embed")
     image = await machine.consumer("image", FOOTPRINT_MIB, kind=OpenAiService)
-    audio = await machine.consumer("audio", FOOTPRINT_MIB, kind=OpenAiService)
+    audio = await machine.consumer("sound", FOOTPRINT_MIB, kind=OpenAiService)
     return text, image, audio
 
 
-MODELS = {"painter": "image", "speaker": "audio", "hearer": "audio"}
+MODELS = {"painter": "image", "speaker": "sound", "hearer": "sound"}
 
 
 async def test_everything_the_client_does_reaches_the_service_of_its_model(
