@@ -137,15 +137,17 @@ async def running(
                 api_keys=api_keys(config),
             )
         )
+        servers: list[HttpServer] = []
+        stack.push_async_callback(_close_all, servers)
         server = await start_server(app, config.server.listen, systemd.listen_sockets())
-        stack.push_async_callback(server.close)
+        servers.append(server)
         ports = {}
         for name, consumer in config.consumers.items():
             if consumer.listen is not None:
                 port = make_port_app(app, name)
                 key = f"consumers.{name}.listen"
                 ports[name] = await start_server(port, consumer.listen, key=key)
-                stack.push_async_callback(ports[name].close)
+                servers.append(ports[name])
         broker.start()
         _tune_garbage_collection()
         yield Running(broker, server, ports)
@@ -170,6 +172,11 @@ async def _serve(config: Config) -> None:
         systemd.notify(systemd.STOPPING, systemd.status("draining"))
     await tasks.close()
     log.info("stopped")
+
+
+async def _close_all(servers: Sequence[HttpServer]) -> None:
+    """All at once: each waits a while for the connections that stay open, such as a page's."""
+    await asyncio.gather(*(server.close() for server in servers))
 
 
 async def _ping_watchdog() -> None:

@@ -27,6 +27,10 @@ from mgpu.api.spool import DiskBudget, Spool
 from mgpu.errors import BadRequest, BodyTooLarge, MgpuError
 
 
+_LOOK_AT_BYTES = 1 << 14
+"""At a time: a body made to be slow to look through holds up nobody else for long."""
+
+
 class Finder(Protocol):
     """Looks for something in a body."""
 
@@ -78,13 +82,13 @@ class RequestBody:
             raise BodyTooLarge
         content = self._request.content
         if not self._request.body_exists:
-            self._look_at(b"")
+            await self._look_at(b"")
             return self
         if content.is_eof():
             self.data = content.read_nowait()
             self._check_size(len(self.data))
-            self._look_at(self.data)
-            self._look_at(b"")
+            await self._look_at(self.data)
+            await self._look_at(b"")
             return self
         await _continue(self._request)
         self._owner = asyncio.current_task()
@@ -139,7 +143,7 @@ class RequestBody:
         while True:
             async with asyncio.timeout(self._idle_s):
                 chunk = await content.readany()
-            self._look_at(chunk)
+            await self._look_at(chunk)
             if not chunk:
                 self._spool.end()
                 return
@@ -151,9 +155,12 @@ class RequestBody:
         while chunk := await self._spool.get():
             yield chunk
 
-    def _look_at(self, piece: bytes) -> None:
-        if self._finder is not None:
-            self._finder.feed(piece)
+    async def _look_at(self, chunk: bytes) -> None:
+        if self._finder is None:
+            return
+        for start in range(0, len(chunk) or 1, _LOOK_AT_BYTES):
+            self._finder.feed(chunk[start : start + _LOOK_AT_BYTES])
+            await asyncio.sleep(0)
 
     def _check_size(self, size_bytes: int) -> None:
         if size_bytes > self._max_bytes:

@@ -21,13 +21,16 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from mgpu.errors import BadRequest, UnsupportedMediaType
 
 MAX_NAME_BYTES = 1024
+MAX_DEPTH = 1000
+"""Of JSON; Python's own reader goes no deeper."""
 _FIELD = "model"
 
 _BLANK = re.compile(rb"[ \t\r\n]*+")
 _IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 """Up to the quote that ends a string, to a backslash that is the last byte here, or to the end."""
 _AT_THE_TOP = re.compile(rb'[^"{}\[\]:,]*+')
-_DEEPER = re.compile(rb'[^"{}\[\]]*+')
+_DEEPER = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]{0,200}+")*+')
+"""Up to a bracket, to a string that is long or has escapes, or to the end."""
 
 
 class _Parser(Protocol):
@@ -140,6 +143,8 @@ class _InJson:
             raise BadRequest("The model must be a text.")
         if mark in b"{[":
             self._depth += 1
+            if self._depth > MAX_DEPTH:
+                raise BadRequest(f"The body is nested more than {MAX_DEPTH} levels deep.")
         elif mark in b"}]":
             self._depth -= 1
             self._over = self._depth == 0
@@ -147,7 +152,10 @@ class _InJson:
             self._is_key = mark == b","
 
     def _string(self, data: bytes, at: int) -> int:
-        end = _IN_STRING.match(data, at).end()  # type: ignore[union-attr]  # may be empty
+        quote = data.find(b'"', at)
+        end = len(data) if quote < 0 else quote
+        if data.find(b"\\", at, end) >= 0:
+            end = _IN_STRING.match(data, at).end()  # type: ignore[union-attr]  # may be empty
         if self._held is not None:
             self._held += data[at : min(end, at + MAX_NAME_BYTES + 1)]
             if len(self._held) > MAX_NAME_BYTES:

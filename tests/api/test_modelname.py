@@ -59,7 +59,8 @@ def form(*parts: tuple[str, bytes]) -> bytes:
         ('{"model": "größe"}'.encode(), "größe"),
         (b'{"mod\\u0065l": "\\u00e4\\"\\\\"}', 'ä"\\'),
         (b'{"' + b"k" * 5000 + b'": 1, "model": "x"}', "x"),
-        (b'{"deep": ' + b"[" * 50_000 + b"]" * 50_000 + b', "model": "x"}', "x"),
+        (b'{"deep": ' + b"[" * 900 + b"]" * 900 + b', "model": "x"}', "x"),
+        (b'{"flat": ' + b"[]," * 5000 + b'[], "model": "x"}', "x"),
     ],
 )
 async def test_the_model_of_json_is_the_member_of_the_outermost_object(
@@ -78,6 +79,7 @@ async def test_the_model_of_json_is_the_member_of_the_outermost_object(
         (b'{"model": "x"', "not a JSON object"),
         (b'{"model": "x"}{}', "not a JSON object"),
         (b'\xef\xbb\xbf{"model": "x"}', "not a JSON object"),
+        (b'{"x": ' + b"[" * 1001 + b"]" * 1001 + b', "model": "x"}', "nested more than"),
         (b"{}", "names no model"),
         (b'{"messages": [{"model": "x"}]}', "names no model"),
         (b'{"Model": "x"}', "names no model"),

@@ -133,7 +133,7 @@ async def test_a_form_that_hides_its_model_behind_more_than_the_disk_takes_is_re
         models={"voice": "tts"},
         limits=Limits(body_memory_bytes=1000, spool_bytes=10_000),
     )
-    body, content_type = upload(model_first=False, size=400_000)
+    body, content_type = upload(model_first=False, size=2_000_000)
 
     async with site.client.post(
         site.url("/v1/audio/transcriptions"),

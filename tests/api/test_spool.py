@@ -10,6 +10,7 @@ import pytest
 
 from mgpu.api import spool
 from mgpu.api.spool import DiskBudget, Spool
+from mgpu.errors import StorageFull
 
 KIB = 1024
 
@@ -166,3 +167,21 @@ async def test_closing_while_a_thread_writes_waits_with_the_file(
     await asyncio.sleep(0)  # its callbacks
 
     assert files[0].closed
+
+
+async def test_what_nobody_takes_yet_is_kept_or_refused_but_never_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(spool, "_PATIENCE_S", 5.0)
+    held = Spool(4 * KIB, DiskBudget(2 * KIB))
+    sent = [bytes([number]) * KIB for number in range(7)]
+
+    async with asyncio.timeout(2):
+        for chunk in sent[:6]:
+            await held.put(chunk, taken=False)
+        with pytest.raises(StorageFull):
+            await held.put(sent[6], taken=False)
+    held.end()
+
+    assert await drained(held) == b"".join(sent[:6])
+    held.close()
