@@ -12,6 +12,7 @@ the configuration says to whom.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -143,4 +144,5 @@ async def keep_catalogue(app: web.Application) -> AsyncIterator[None]:
     watching = asyncio.create_task(app[CATALOGUE].watch(), name="ask for models")
     yield
     watching.cancel()
-    await asyncio.wait((watching,))
+    with contextlib.suppress(asyncio.CancelledError):
+        await watching

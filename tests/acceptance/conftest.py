@@ -31,15 +31,21 @@ class Machine:
         self._extra: dict[str, dict[str, Any]] = {}
 
     async def consumer(
+        self, name: str, footprint_mib: int, *, config: dict[str, Any] | None = None, **how: Any
+    ) -> StandinConsumer:
+        """Start a service; ``config`` is added to its section, ``how`` is how it behaves."""
+        return await self.service(StandinConsumer, name, footprint_mib, config=config, **how)
+
+    async def service(
         self,
+        kind: type[Service],
         name: str,
         footprint_mib: int,
         *,
         config: dict[str, Any] | None = None,
-        kind: type[Service] = StandinConsumer,  # type: ignore[assignment]
         **how: Any,
     ) -> Service:
-        """Start a service; ``config`` is added to its section, ``how`` is how it behaves."""
+        """The same for a service that has more than the usual one."""
         held = self.nvml.held_directory()
         consumer = kind(name, footprint_mib, held, self.referee, **how)
         await consumer.start()

@@ -28,10 +28,10 @@ async def client_of(broker: BrokerProcess, **how: Any) -> AsyncIterator[openai.A
 
 
 async def services(machine: Machine) -> tuple[OpenAiService, OpenAiService, OpenAiService]:
-    text = await machine.consumer("text", FOOTPRINT_MIB, kind=OpenAiService, config={"models": {}})
+    text = await machine.service(OpenAiService, "text", FOOTPRINT_MIB, config={"models": {}})
     text.models = ("tiny-chat", "org/tiny:embed")
-    image = await machine.consumer("image", FOOTPRINT_MIB, kind=OpenAiService)
-    audio = await machine.consumer("sound", FOOTPRINT_MIB, kind=OpenAiService)
+    image = await machine.service(OpenAiService, "image", FOOTPRINT_MIB)
+    audio = await machine.service(OpenAiService, "sound", FOOTPRINT_MIB)
     return text, image, audio
 
 
@@ -152,7 +152,7 @@ async def test_a_full_queue_makes_the_client_come_back_when_it_is_told_to(
         third = asyncio.create_task(ask(patient))
         await refusals(broker, 2)
         text.job_gate.open()
-        assert await asyncio.gather(first, second, third) == ["You said x"] * 3
+        assert set(await asyncio.gather(first, second, third)) == {"You said x"}
 
 
 async def refusals(broker: BrokerProcess, count: int) -> None:

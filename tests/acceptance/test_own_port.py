@@ -100,10 +100,10 @@ async def open_tab(url: str) -> AsyncIterator[Tab]:
 
 async def studio_and_other(machine: Machine, **config: object) -> tuple[Studio, BrokerProcess, str]:
     port = free_port()
-    studio = await machine.consumer(
+    studio = await machine.service(
+        Studio,
         "studio",
         16_000,
-        kind=Studio,
         config={
             "listen": f"127.0.0.1:{port}",
             "not_activity": ["GET,HEAD /*", "* /api/userdata/*"],

@@ -102,7 +102,7 @@ class OpenAiService(StandinConsumer):
         assert isinstance(file, web.FileField)
         async with self.computing():
             heard = len(file.file.read())
-            text = f"{file.filename} of {heard} bytes in {form.get('language')}"
+            text = f"{file.filename} of {heard} bytes in {form.get('language')!s}"
             return web.json_response({"text": text})
 
 
