@@ -26,7 +26,6 @@ from mgpu.api.deps import Limits
 from mgpu.api.spool import DiskBudget, Spool
 from mgpu.errors import BadRequest, BodyTooLarge, MgpuError
 
-
 _LOOK_AT_BYTES = 1 << 14
 """At a time: a body made to be slow to look through holds up nobody else for long."""
 

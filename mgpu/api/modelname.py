@@ -46,7 +46,7 @@ class ModelFinder:
     """
 
     def __init__(self, request: web.Request) -> None:
-        if hdrs.CONTENT_ENCODING in request.headers:
+        if request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower() != "identity":
             raise UnsupportedMediaType("The model of a compressed body cannot be read.")
         self._name = ""
         self._named = asyncio.Event()

@@ -179,6 +179,18 @@ async def test_a_service_that_is_down_is_not_started_by_its_page(machine: Machin
     assert (await broker.status())["loads"] == 0
 
 
+async def test_an_open_tab_does_not_keep_the_broker_from_stopping(machine: Machine) -> None:
+    _, broker, url = await studio_and_other(machine)
+
+    async with (
+        aiohttp.ClientSession() as session,
+        session.ws_connect(f"{url}/ws", headers={"Origin": url}) as socket,
+    ):
+        assert await broker.stop(within_s=10) == 0
+        message = await socket.receive(timeout=5)
+        assert message.type in {WSMsgType.CLOSED, WSMsgType.ERROR, WSMsgType.CLOSE}
+
+
 async def test_two_brokers_cannot_have_the_same_port(machine: Machine) -> None:
     taken = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
     port = taken.sockets[0].getsockname()[1]

@@ -21,6 +21,8 @@ PATHS = [
     "/consumers/tts/x",
     "/consumers/tts",
     "/v1/tts",
+    "/v1/models",
+    "/v1/chat/completions",
     "/nowhere",
 ]
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]

@@ -178,6 +178,7 @@ async def test_a_form_without_a_boundary_is_refused(content_type: str) -> None:
 async def test_a_compressed_body_is_refused() -> None:
     with pytest.raises(UnsupportedMediaType, match="compressed"):
         finder(**{"Content-Encoding": "gzip"})
+    finder(**{"Content-Encoding": "identity"})
 
 
 async def test_the_model_is_known_as_soon_as_it_has_come() -> None:
