@@ -12,9 +12,10 @@ import gc
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import aiohttp
 import structlog
@@ -30,7 +31,7 @@ from mgpu.broker.clock import MonotonicClock
 from mgpu.broker.effects import Observed
 from mgpu.broker.service import Broker
 from mgpu.broker.tasks import Tasks
-from mgpu.config.keys import api_keys
+from mgpu.config.keys import api_keys, secrets_of_environment
 from mgpu.config.model import Config
 from mgpu.config.policy import policy
 from mgpu.consumers.factory import make_controller
@@ -93,10 +94,13 @@ async def running(
         stack.callback(store.close)
         control = await stack.enter_async_context(control_session())
         session = await stack.enter_async_context(make_session())
-        probe, controllers, believe = _world(config, control, systemctl)
+
+        def died(consumer: str) -> None:
+            broker.probe_soon(consumer)
+
+        probe, controllers, believe = _world(config, control, systemctl, died)
         stack.push_async_callback(probe.close)
-        for controller in controllers.values():
-            stack.push_async_callback(controller.close)
+        stack.push_async_callback(_close_all, controllers.values())
         registry = CollectorRegistry()
         metrics = Metrics(registry, config.consumers)
 
@@ -189,6 +193,11 @@ async def _ping_watchdog() -> None:
         await asyncio.sleep(interval_s / 2)
 
 
+async def _close_all(controllers: Iterable[ConsumerController]) -> None:
+    """Side by side: each may have a program to end, and the grace that goes with it."""
+    await asyncio.gather(*(controller.close() for controller in controllers))
+
+
 def _secrets(config: Config) -> list[str]:
     headers = [
         value
@@ -197,7 +206,12 @@ def _secrets(config: Config) -> list[str]:
         if call is not None
         for value in call.headers.values()
     ]
-    return [*api_keys(config), *headers]
+    environment = [
+        value
+        for consumer in config.consumers.values()
+        for value in secrets_of_environment(consumer)
+    ]
+    return [*api_keys(config), *headers, *environment]
 
 
 def _allow_many_connections() -> None:
@@ -216,11 +230,16 @@ def _tune_garbage_collection() -> None:
 
 
 def _world(
-    config: Config, session: aiohttp.ClientSession, systemctl: Sequence[str]
+    config: Config,
+    session: aiohttp.ClientSession,
+    systemctl: Sequence[str],
+    died: Callable[[str], None],
 ) -> tuple[GpuProbe, dict[str, ConsumerController], Callable[[Observed], None]]:
     """The GPUs, the consumers, and what keeps the simulated GPU informed of them."""
     controllers = {
-        name: make_controller(name, consumer, session, systemctl=systemctl)
+        name: make_controller(
+            name, consumer, session, systemctl=systemctl, died=partial(died, name)
+        )
         for name, consumer in config.consumers.items()
     }
     if config.gpu.backend == "nvml":

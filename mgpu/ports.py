@@ -24,20 +24,23 @@ class ProbeReport:
     """What a consumer says of itself when asked.
 
     ``reachable`` False: nothing listens at its address, or its unit is not running.
-    ``resident`` None: it has no way to tell.
+    ``resident`` None: it has no way to tell. ``alive``: whoever starts and stops it (its unit, its
+    container, the broker) says that it runs, whether or not anything listens.
     """
 
     reachable: bool
     healthy: bool
     resident: bool | None = None
     detail: str = ""
+    alive: bool = False
 
 
 class ConsumerController(Protocol):
     """One consumer's own ways to be loaded, unloaded and asked.
 
     Every call ends within the deadline that the consumer's configuration sets for it, and a call
-    that is cancelled leaves no task, connection or child process behind.
+    that is cancelled leaves no task, connection or child process behind, save for a program that
+    is the consumer itself: that ends with ``close``.
     """
 
     async def load(self, placement: Placement) -> None:
@@ -50,13 +53,13 @@ class ConsumerController(Protocol):
         """
 
     async def escalate(self) -> None:
-        """Unload by the harder way (stop its unit); raise ``errors.UnloadFailed``."""
+        """Unload by the harder way (stop it as a whole); raise ``errors.UnloadFailed``."""
 
     async def probe(self) -> ProbeReport:
         """Ask how it is, without waking it or counting as use; never raises for a dead one."""
 
     async def close(self) -> None:
-        """Give back connections."""
+        """Give back connections; end the consumer if it is a program of the broker's."""
 
 
 class GpuProbe(Protocol):

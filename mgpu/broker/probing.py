@@ -50,6 +50,7 @@ class Prober:
                     report.reachable,
                     report.healthy,
                     report.resident,
+                    report.alive,
                 )
             )
             with contextlib.suppress(TimeoutError):

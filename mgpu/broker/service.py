@@ -223,6 +223,10 @@ class Broker:
         """Nobody wants this job's result any more."""
         self._loop.post(JobLeft(self._clock.now(), job))
 
+    def probe_soon(self, consumer: str) -> None:
+        """Ask a consumer how it is now: it is known to have changed."""
+        self._prober.probe_soon(consumer)
+
     def snapshot(self) -> Snapshot:
         """Everything as it is now."""
         return views.take(self._scheduler.state, self._clock.now())

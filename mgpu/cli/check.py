@@ -72,14 +72,14 @@ def _routes(config: Config) -> Table:
 def _loaded_by(consumer: ConsumerConfig) -> str:
     if consumer.vram_managed:
         return "itself"
-    ways = [_unit(consumer), _call(consumer.load)]
+    ways = [_supervisor(consumer), _call(consumer.load)]
     return " and ".join(filter(None, ways)) or "its first job"
 
 
 def _unloaded_by(consumer: ConsumerConfig) -> str:
     if consumer.vram_managed:
         return "itself"
-    ways = [_call(consumer.unload), _unit(consumer)]
+    ways = [_call(consumer.unload), _supervisor(consumer)]
     return ", else ".join(filter(None, ways)) or "nobody: it is never evicted"
 
 
@@ -87,5 +87,9 @@ def _call(call: CallConfig | None) -> str:
     return f"{call.method} {call.path}" if call else ""
 
 
-def _unit(consumer: ConsumerConfig) -> str:
+def _supervisor(consumer: ConsumerConfig) -> str:
+    if consumer.command:
+        return f"command {consumer.command[0]}"
+    if consumer.container:
+        return f"container {consumer.container}"
     return f"unit {consumer.systemd_unit}" if consumer.systemd_unit else ""

@@ -24,6 +24,7 @@ OWN_PATHS = ("/api", "/consumers", "/healthz", "/metrics", "/openapi.json", "/re
 
 _CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNIT_NAME = re.compile(r"(?!-)[A-Za-z0-9:_.\\@-]{1,255}")
+_CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
 
@@ -146,6 +147,7 @@ def _consumer(config: Config, name: str, consumer: ConsumerConfig) -> Iterator[F
         )
     if consumer.systemd_unit is not None:
         yield from _unit((*path, "systemd_unit"), consumer.systemd_unit)
+    yield from _supervised(path, consumer)
     for index, request in enumerate(consumer.not_activity):
         yield from _request((*path, "not_activity", index), request)
     yield from _calls(path, consumer)
@@ -165,6 +167,42 @@ def _unit(path: KeyPath, unit: str) -> Iterator[Finding]:
         yield Finding(path, f"{unit!r} is not the name of a systemd unit")
     elif unit.endswith("@") or "@." in unit:
         yield Finding(path, f"{unit} is a template: name an instance, such as a@b.service")
+
+
+def _supervised(path: KeyPath, consumer: ConsumerConfig) -> Iterator[Finding]:
+    """One way at most to start and stop it as a whole, and only keys that belong to that way."""
+    ways = ("systemd_unit", "container", "command")
+    given = [way for way in ways if getattr(consumer, way) is not None]
+    for way in given[1:]:
+        yield Finding((*path, way), f"cannot stand next to {given[0]}: only one may start it")
+    if consumer.container is not None and not _CONTAINER.fullmatch(consumer.container):
+        yield Finding(
+            (*path, "container"), f"{consumer.container!r} is not the name or id of a container"
+        )
+    socket = consumer.container_socket
+    if socket is not None and not socket.removeprefix("unix://").startswith("/"):
+        yield Finding((*path, "container_socket"), "must be unix:///PATH or /PATH")
+    for key, way in (
+        ("container_socket", "container"),
+        ("cwd", "command"),
+        ("environment", "command"),
+    ):
+        if getattr(consumer, key) and getattr(consumer, way) is None:
+            yield Finding((*path, key), f"is only for a consumer with {way}", ((*path, way),))
+    if consumer.command is not None:
+        yield from _program(path, consumer)
+
+
+def _program(path: KeyPath, consumer: ConsumerConfig) -> Iterator[Finding]:
+    if consumer.vram_managed:
+        yield Finding(
+            (*path, "command"), "nobody would start it: with vram_managed, nothing is loaded"
+        )
+    if consumer.initially == "resident":
+        yield Finding((*path, "initially"), "a command is not running when the broker starts")
+    for name in consumer.environment:
+        if not name or "=" in name:
+            yield Finding((*path, "environment", name), "is not the name of a variable")
 
 
 def _request(path: KeyPath, request: str) -> Iterator[Finding]:

@@ -15,8 +15,6 @@ _OFF = frozenset({"none", "null", "false", "no", "off", ""})
 
 KEYS: Mapping[str, frozenset[str]] = {
     "consumers.*.preset": _OFF,
-    "consumers.*.container": _OFF,
-    "consumers.*.command": _OFF,
     "scheduler.restore_when_idle": _OFF,
 }
 """Each key with the values, as lower-case text, that mean "off"."""

@@ -1,18 +1,24 @@
-"""The API keys: those of the file ``server.api_keys_file`` and those written in the configuration.
+"""The secrets of a configuration: API keys, and what programs are given in their environment.
 
-The file holds one key a line; ``#`` starts a comment, empty lines are skipped.
+API keys are in the file ``server.api_keys_file`` and in the configuration itself. The file holds
+one key a line; ``#`` starts a comment, empty lines are skipped.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
-from mgpu.config.model import Config
+from mgpu.config.model import Config, ConsumerConfig
 from mgpu.errors import ConfigError
 
 MAX_FILE_BYTES = 64 * 1024
+_MIN_SECRET_CHARS = 8
+"""Of a variable: shorter values are settings (``TOKENIZERS_PARALLELISM=0``), and looking for them
+would blot out half of a log."""
+_NAMES_A_SECRET = re.compile("key|token|secret|passw", re.IGNORECASE)
 
 
 class KeysFileError(ConfigError):
@@ -24,6 +30,15 @@ def api_keys(config: Config) -> tuple[str, ...]:
     inline = [key.get_secret_value() for key in config.server.api_keys]
     file = config.server.api_keys_file
     return tuple(dict.fromkeys([*inline, *(read_file(file) if file else ())]))
+
+
+def secrets_of_environment(consumer: ConsumerConfig) -> list[str]:
+    """Values that ``environment`` gives to a program under a name that tells of a secret."""
+    return [
+        value
+        for name, value in consumer.environment.items()
+        if _NAMES_A_SECRET.search(name) and len(value) >= _MIN_SECRET_CHARS
+    ]
 
 
 def read_file(path: Path) -> tuple[str, ...]:

@@ -36,7 +36,9 @@ _RELATIVE_TO_THE_FILE: tuple[KeyPath, ...] = (
     ("gpu", "simulated", "directory"),
     ("jobs", "database"),
     ("jobs", "trace"),
+    ("consumers", "*", "cwd"),
 )
+"""Key paths; ``*`` is every key there is."""
 
 
 def load(path: Path) -> Config:
@@ -94,11 +96,17 @@ def _whole_file(path: Path, message: str, line: int | None = None) -> InvalidCon
 
 def _anchor(data: dict[str, Any], folder: Path) -> None:
     for *outer, key in _RELATIVE_TO_THE_FILE:
-        section: Any = data
+        sections: list[Any] = [data]
         for step in outer:
-            section = section.get(step) if isinstance(section, dict) else None
-        if isinstance(section, dict) and isinstance(section.get(key), str):
-            section[key] = str(folder / section[key])
+            within = [section for section in sections if isinstance(section, dict)]
+            sections = [
+                inner
+                for section in within
+                for inner in (section.values() if step == "*" else [section.get(step)])
+            ]
+        for section in sections:
+            if isinstance(section, dict) and isinstance(section.get(key), str):
+                section[key] = str(folder / section[key])
 
 
 def _check_doubtful(file: Document, report: Report) -> None:

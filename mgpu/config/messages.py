@@ -17,7 +17,7 @@ from mgpu.config.problems import KeyPath, did_you_mean
 from mgpu.config.schema import keys_at
 
 MAX_SHOWN = 40
-_SECRET = frozenset({"api_keys", "api_keys_file", "headers", "body", "url"})
+_SECRET = frozenset({"api_keys", "api_keys_file", "headers", "body", "url", "environment"})
 
 _NEEDS: Mapping[str, str] = {
     "string_type": "text",

@@ -6,12 +6,21 @@ again here; the validators say what makes a value wrong.
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import jmespath
 from jmespath.exceptions import JMESPathError
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+)
 from yarl import URL
 
 from mgpu.core.model import LockMode, NothingToEvict, Order, Victims
@@ -37,8 +46,26 @@ def _absolute(path: str) -> str:
     return path
 
 
+def _words(command: Any) -> Any:
+    """Take a line apart as a shell does, without one: no variables, no wildcards, no pipes."""
+    return tuple(shlex.split(command)) if isinstance(command, str) else command
+
+
+def _not_empty(command: tuple[str, ...]) -> tuple[str, ...]:
+    if not command or not command[0]:
+        raise ValueError("must name a program")
+    return command
+
+
+def _as_text(value: Any) -> Any:
+    """Numbers are text in an environment; true and false are not, as nobody agrees on how."""
+    return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
 JmesPath = Annotated[str, AfterValidator(_compiles)]
 UrlPath = Annotated[str, AfterValidator(_absolute)]
+Command = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_not_empty)]
+EnvironmentValue = Annotated[str, BeforeValidator(_as_text)]
 Seconds = Annotated[float, Field(gt=0)]
 Mib = Annotated[int, Field(ge=0)]
 Status = Annotated[int, Field(ge=100, le=599)]
@@ -158,6 +185,12 @@ class ConsumerConfig(Section):
     resident: ResidentConfig | None = None
     systemd_unit: str | None = None
     systemd_scope: Literal["system", "user"] = "system"
+    container: str | None = None
+    container_socket: str | None = None
+    command: Command | None = None
+    cwd: Path | None = None
+    environment: dict[str, EnvironmentValue] = Field(default_factory=dict)
+    stop_grace_s: Annotated[float, Field(ge=0)] = 10.0
     initially: Literal["auto", "resident", "absent"] = "auto"
     not_activity: tuple[str, ...] = ()
     models: ModelsConfig | None = None
@@ -165,6 +198,11 @@ class ConsumerConfig(Section):
     paths: dict[UrlPath, UrlPath] = Field(default_factory=dict)
     job_timeout_s: Seconds = 600.0
     busy_timeout_s: Seconds | None = None
+
+    @property
+    def is_supervised(self) -> bool:
+        """Whether there is a way to start and stop it as a whole."""
+        return any(way is not None for way in (self.systemd_unit, self.container, self.command))
 
     @field_validator("url")
     @classmethod

@@ -29,7 +29,6 @@ def policy(config: Config) -> Policy:
 
 def _consumer(name: str, config: ConsumerConfig) -> ConsumerPolicy:
     ours = not config.vram_managed
-    has_unit = config.systemd_unit is not None
     return ConsumerPolicy(
         name=name,
         footprint_mib=config.footprint_mib,
@@ -37,9 +36,9 @@ def _consumer(name: str, config: ConsumerConfig) -> ConsumerPolicy:
         gpus=None if config.gpus == "auto" else config.gpus,
         can_coexist_with=frozenset(config.can_coexist_with),
         vram_managed=config.vram_managed,
-        can_load=ours and (config.load is not None or has_unit),
-        can_unload=ours and (config.unload is not None or has_unit),
-        can_escalate=ours and config.unload is not None and has_unit,
+        can_load=ours and (config.load is not None or config.is_supervised),
+        can_unload=ours and (config.unload is not None or config.is_supervised),
+        can_escalate=ours and config.unload is not None and config.is_supervised,
         concurrency=config.concurrency,
         max_queue=config.max_queue,
         priority=config.priority,
@@ -52,15 +51,16 @@ def _consumer(name: str, config: ConsumerConfig) -> ConsumerPolicy:
 
 
 def _initially(config: ConsumerConfig) -> ConsumerState:
-    """Guess where a consumer's weights are at the start; UNKNOWN: a probe or its unit will tell."""
+    """Guess where a consumer's weights are at the start; UNKNOWN: a probe will tell."""
     if config.initially != "auto":
         return ConsumerState(config.initially)
-    has_unit = config.systemd_unit is not None
+    if config.command is not None:
+        return ConsumerState.ABSENT
     if config.resident is not None:
         return ConsumerState.UNKNOWN
     if config.vram_managed:
         return ConsumerState.RESIDENT
     if config.unload is not None:
-        lazy = config.load is None and not has_unit
+        lazy = config.load is None and not config.is_supervised
         return ConsumerState.ABSENT if lazy else ConsumerState.RESIDENT
-    return ConsumerState.UNKNOWN if has_unit else ConsumerState.RESIDENT
+    return ConsumerState.UNKNOWN if config.is_supervised else ConsumerState.RESIDENT

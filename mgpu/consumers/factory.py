@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import aiohttp
 
 from mgpu.config.model import ConsumerConfig
+from mgpu.consumers.container import Container, socket_path
 from mgpu.consumers.http import HttpController
+from mgpu.consumers.program import Program
+from mgpu.consumers.supervised import SupervisedController, Supervisor
 from mgpu.consumers.systemd import SystemdUnit
-from mgpu.consumers.unit import UnitController
 from mgpu.ports import ConsumerController
 
 
@@ -19,18 +21,31 @@ def make_controller(
     session: aiohttp.ClientSession,
     *,
     systemctl: Sequence[str] = ("systemctl",),
+    died: Callable[[], None] = lambda: None,
 ) -> ConsumerController:
-    """Choose by what is configured: endpoints, a unit, both, or neither (then it is only probed).
+    """Choose by what is configured: endpoints, a unit, container or command, both, or neither.
 
-    ``session`` is best made by ``wire.control_session``, and stays the caller's. A consumer that
-    manages its VRAM itself is only probed, whatever else is configured. Raises ``ConfigError`` for
-    a unit name that cannot be one.
+    With neither it is only probed, and so is a consumer that manages its VRAM itself, whatever else
+    is configured. ``session`` is best made by ``wire.control_session``, and stays the caller's.
+    ``died`` is called when a program that the broker has started ends by itself. Raises
+    ``ConfigError`` for a unit name that cannot be one, and for an engine that is no Unix socket.
     """
     if config.vram_managed:
         probed = config.model_copy(update={"load": None, "unload": None})
         return HttpController(name, probed, session)
     http = HttpController(name, config, session)
-    if config.systemd_unit is None:
-        return http
-    unit = SystemdUnit(config.systemd_unit, config.systemd_scope, systemctl=systemctl)
-    return UnitController(name, config, http, unit)
+    supervisor = _supervisor(name, config, systemctl, died)
+    return http if supervisor is None else SupervisedController(name, config, http, supervisor)
+
+
+def _supervisor(
+    name: str, config: ConsumerConfig, systemctl: Sequence[str], died: Callable[[], None]
+) -> Supervisor | None:
+    if config.systemd_unit is not None:
+        return SystemdUnit(config.systemd_unit, config.systemd_scope, systemctl=systemctl)
+    if config.container is not None:
+        socket = socket_path(config.container_socket)
+        return Container(config.container, socket, grace_s=config.stop_grace_s)
+    if config.command is not None:
+        return Program(name, config, died)
+    return None

@@ -116,7 +116,9 @@ class HttpController:
 
     async def escalate(self) -> None:
         """Raise ``UnloadFailed``: there is no harder way over HTTP."""
-        raise UnloadFailed(f"consumer {self._name}: it has no unit that could be stopped")
+        raise UnloadFailed(
+            f"consumer {self._name}: it has no unit, container or command that could be stopped"
+        )
 
     async def probe(self) -> ProbeReport:
         """Ask the health and the resident route, within 2 s together; never raises."""

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mgpu.errors import ConfigError, ConsumerFailed, LoadFailed, UnloadFailed
+from mgpu.ports import Placement
 
 _STATE_TIMEOUT_S = 2.0
 _OUTPUT_CHARS = 300
@@ -43,6 +44,11 @@ class UnitState:
     def is_stopped(self) -> bool:
         """No process of the unit is left."""
         return self.active in {"inactive", "failed"}
+
+    @property
+    def healthy(self) -> bool | None:
+        """None: systemd has no health checks."""
+        return None
 
     def __str__(self) -> str:
         if self.load != "loaded":
@@ -76,10 +82,11 @@ class SystemdUnit:
         user = ("--user",) if scope == "user" else ()
         self._command = (*systemctl, *user, "--no-ask-password")
 
-    async def start(self, timeout_s: float) -> None:
+    async def start(self, timeout_s: float, placement: Placement) -> None:  # noqa: ARG002
         """Return when the unit is active; raise ``LoadFailed`` after ``timeout_s`` at the latest.
 
-        Only when systemctl hangs it takes up to 2 s more, to ask for the unit's state.
+        A unit has GPUs of its own. Only when systemctl hangs it takes up to 2 s more, to ask for
+        the unit's state.
         """
         state = await self._change("start", timeout_s, LoadFailed)
         if state is not None and not state.is_active:
@@ -90,6 +97,9 @@ class SystemdUnit:
         state = await self._change("stop", timeout_s, UnloadFailed)
         if state is not None and not state.is_stopped:
             raise UnloadFailed(f"{self.name}: not stopped within {timeout_s:.1f} s, it is {state}")
+
+    async def close(self) -> None:
+        """Return: nothing is held between calls."""
 
     async def state(self) -> UnitState:
         """Ask how the unit is, within 2 s; raise ``ConsumerFailed`` when nobody can say."""

@@ -111,7 +111,8 @@ class UnloadEnded:
 class ConsumerProbed:
     """What a consumer says of itself. ``attempt`` is the consumer's when the question was put.
 
-    ``reachable`` False: nothing listens there. ``resident`` None: it does not tell.
+    ``reachable`` False: nothing listens there. ``resident`` None: it does not tell. ``alive``: it
+    runs all the same, says whoever starts and stops it.
     """
 
     at: float
@@ -120,6 +121,7 @@ class ConsumerProbed:
     reachable: bool
     healthy: bool
     resident: bool | None = None
+    alive: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,8 @@
 
 A consumer's own word on whether it is resident rules, except while a load or an unload of it is
 under way, and except when the question was put before the last of these (its attempt is old). An
-idle consumer that nothing listens for has no process and so no memory.
+idle consumer that nothing listens for has no process and so no memory, unless whoever starts and
+stops it knows better: then it is broken, holds all it had, and is stopped to be loaded afresh.
 """
 
 from __future__ import annotations
@@ -15,6 +16,10 @@ from mgpu.core.model import GpuReading
 from mgpu.core.state import Consumer, Gpu, State
 from mgpu.core.step import Step
 
+DEAF_PROBES = 2
+"""So many in a row find that a consumer runs and nothing listens, before it is stopped: one that
+restarts by itself looks the same for a moment."""
+
 
 def consumer_probed(step: Step, event: ConsumerProbed) -> None:
     """Believe a consumer about itself."""
@@ -22,6 +27,8 @@ def consumer_probed(step: Step, event: ConsumerProbed) -> None:
     consumer.healthy = event.reachable and event.healthy
     if event.attempt != consumer.attempt or consumer.policy.vram_managed:
         return
+    broken = event.alive and not event.reachable
+    consumer.deaf_probes = consumer.deaf_probes + 1 if broken else 0
     gone = not event.reachable or event.resident is False
     match consumer.state:
         case S.UNKNOWN if gone:
@@ -29,11 +36,14 @@ def consumer_probed(step: Step, event: ConsumerProbed) -> None:
         case S.UNKNOWN:
             # One that does not tell may hold its memory: only this guess can do no harm.
             swapping.resident_by_itself(step, consumer, "found running")
+        case S.RESIDENT if broken and not consumer.running:
+            if consumer.deaf_probes >= DEAF_PROBES:
+                unloading.begin(step, consumer, "runs, but nothing listens", stop=True)
         case S.RESIDENT if gone and not consumer.running and not _about_to_load(consumer, event):
             disturbance.moved(step.state, consumer)
             _vanished(consumer)
             step.move(consumer, S.ABSENT, _why(event))
-        case S.QUARANTINED if gone:
+        case S.QUARANTINED if gone and not broken:
             unloading.absent(step, consumer, _why(event))
             _vanished(consumer)
         case S.ABSENT | S.COOLDOWN if event.resident:

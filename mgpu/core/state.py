@@ -115,6 +115,8 @@ class Consumer:
     """Its last load failed and is being tried once more."""
     held_off_until: float = 0.0
     """End of its cooldown or quarantine."""
+    deaf_probes: int = 0
+    """Probes in a row that found it running with nothing that listens."""
     unload: Unload | None = None
     unload_requests: list[str] = field(default_factory=list)
     """People who wait for it to be unloaded."""

@@ -20,8 +20,6 @@ TTS = """
     ("key", "value"),
     [
         ("preset", "comfyui"),
-        ("container", "tts"),
-        ("command", "[tts, --serve]"),
     ],
 )
 def test_a_key_of_a_consumer_that_is_not_there_yet_is_told_so(
@@ -53,8 +51,6 @@ def test_a_footprint_to_be_measured_is_told_so(problems: Problems) -> None:
 def test_off_is_what_this_version_does_and_is_accepted(loaded: Load) -> None:
     config = loaded(f"""{TTS}
         preset: null
-        container: ~
-        command: null
     scheduler: {{restore_when_idle: off}}
     """)
 

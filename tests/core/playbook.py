@@ -240,10 +240,13 @@ class Playbook:
         resident: bool | None = None,
         reachable: bool = True,
         healthy: bool = True,
+        alive: bool = False,
         attempt: int | None = None,
     ) -> list[str]:
         number = self[consumer].attempt if attempt is None else attempt
-        return self.handle(ConsumerProbed(self.now, consumer, number, reachable, healthy, resident))
+        return self.handle(
+            ConsumerProbed(self.now, consumer, number, reachable, healthy, resident, alive)
+        )
 
     def gpus_lost(self, error: str = "timed out") -> list[str]:
         self.sighted = False

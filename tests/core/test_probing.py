@@ -46,6 +46,40 @@ def test_an_idle_consumer_that_says_it_is_absent_is(word: dict[str, bool]) -> No
     assert play["a"].leftover_mib == 0
 
 
+BROKEN = {"reachable": False, "healthy": False, "alive": True}
+"""What runs and does not listen."""
+
+
+def test_a_consumer_that_runs_and_does_not_listen_is_stopped_at_the_second_time() -> None:
+    play = Playbook(resident("a", can_escalate=True))
+    assert play.probe("a", **BROKEN) == []
+    assert play.states()["a"] == "resident"  # it may be in the middle of a restart of its own
+    assert play.probe("a", **BROKEN) == ["stop a"]
+    assert play.states()["a"] == "unloading"
+
+
+def test_one_that_listens_again_meanwhile_is_left_alone() -> None:
+    play = Playbook(resident("a"))
+    play.probe("a", **BROKEN)
+    play.probe("a", resident=True)
+    play.probe("a", **BROKEN)
+    assert play.states()["a"] == "resident"
+
+
+def test_one_that_computes_is_left_alone() -> None:
+    play = Playbook(resident("a"))
+    play.arrive("1", "a")
+    for _ in range(3):
+        play.probe("a", **BROKEN)
+    assert play.states()["a"] == "resident"
+
+
+def test_one_that_was_found_like_that_at_the_start_is_loaded_as_an_absent_one() -> None:
+    play = Playbook(unknown("a"))
+    play.probe("a", **BROKEN)
+    assert play.states()["a"] == "absent"
+
+
 def test_a_busy_consumer_is_believed_when_it_is_idle() -> None:
     play = Playbook(resident("a"))
     play.arrive("1", "a")
@@ -108,6 +142,7 @@ def test_an_absent_one_that_does_not_tell_stays_absent() -> None:
         ({"reachable": False}, "absent"),
         ({"resident": False}, "absent"),
         ({"resident": True}, "quarantined"),
+        ({"reachable": False, "alive": True}, "quarantined"),
     ],
 )
 def test_a_quarantine_ends_when_its_consumer_is_gone(word: dict[str, bool], state: str) -> None:

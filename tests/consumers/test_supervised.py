@@ -13,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mgpu.config.model import ConsumerConfig
-from mgpu.consumers import make_controller, unit
+from mgpu.consumers import make_controller, supervised
 from mgpu.errors import LoadFailed, UnloadFailed
 from mgpu.ports import ConsumerController, Placement, ProbeReport
 from tests.support.servers import free_port
@@ -83,7 +83,9 @@ async def test_a_unit_alone_is_loaded_by_its_start_and_unloaded_by_its_stop(
 
     await alone.load(NOWHERE)
     assert service.active == "active"
-    assert await alone.probe() == ProbeReport(reachable=True, healthy=True, resident=True)
+    assert await alone.probe() == ProbeReport(
+        reachable=True, healthy=True, resident=True, alive=True
+    )
 
     await alone.unload()
     assert service.active == "inactive"
@@ -114,7 +116,7 @@ async def test_a_unit_whose_service_dies_at_its_start_fails_the_load_at_once(
 async def test_a_service_that_never_gets_healthy_is_stopped_again_at_the_deadline(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unit, "START_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(supervised, "START_TIMEOUT_S", 1.0)
     service.install()
     with pytest.raises(LoadFailed, match="runs, but the service did not become healthy after"):
         await service.controller(health={"path": "/health", "ok": [299]}).load(NOWHERE)
@@ -131,7 +133,9 @@ async def test_with_endpoints_the_unit_is_started_first_and_then_only_the_endpoi
     assert (await both.probe()).resident is True
 
     await both.unload()
-    assert await both.probe() == ProbeReport(reachable=True, healthy=True, resident=False)
+    assert await both.probe() == ProbeReport(
+        reachable=True, healthy=True, resident=False, alive=True
+    )
     assert service.active == "active"
 
     await both.load(NOWHERE)
@@ -172,9 +176,9 @@ async def test_a_failed_load_stops_a_unit_that_it_has_started(service: Service) 
 async def test_a_unit_that_cannot_be_stopped_fails_the_unload(
     service: Service, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(unit, "STOP_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(supervised, "STOP_MARGIN_S", 0.3)
     service.install(extra="ExecStop=/bin/sleep infinity\n")
-    stubborn = service.controller()
+    stubborn = service.controller(stop_grace_s=0)
     await stubborn.load(NOWHERE)
     with pytest.raises(UnloadFailed) as caught:
         await stubborn.unload()

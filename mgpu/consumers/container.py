@@ -1,0 +1,246 @@
+"""A container as a way to make a consumer resident or absent: started and stopped.
+
+It is reached through the Docker Engine API on a Unix socket, which Podman offers too. An engine
+that hangs decides nothing: past the deadline the container's own state says whether it did what was
+wanted. Pausing is not used: a frozen process keeps all its VRAM. A container that somebody has
+paused is resumed when it is to be loaded, and before it is stopped, so that it can end in order.
+
+The status codes are those of the Engine API's reference, version 1.41 and later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import math
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from aiodocker import Docker, DockerError
+
+from mgpu.config.problems import did_you_mean
+from mgpu.consumers.wire import UNBOUNDED, quote
+from mgpu.errors import ConfigError, ConsumerFailed, LoadFailed, UnloadFailed
+from mgpu.ports import Placement
+
+_STATE_TIMEOUT_S = 2.0
+_NO_CONNECTION = 900
+"""aiodocker's own status for an engine that cannot be reached."""
+_BAD_REQUEST, _NOT_FOUND = 400, 404
+_SCHEME = "unix://"
+_ENGINE_TROUBLE = (DockerError, aiohttp.ClientError, OSError, ValueError, LookupError, TypeError)
+"""What a call may raise; the last three when the engine answers what is no answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerState:
+    """What the engine says of a container; the words are Docker's.
+
+    ``id`` and ``pid`` (of its first process, 0 when it does not run) tell whose processes are its.
+    """
+
+    id: str
+    pid: int
+    status: str
+    health: str
+    exit_code: int
+
+    @property
+    def is_active(self) -> bool:
+        """It runs, and is neither paused nor being restarted."""
+        return self.status == "running"
+
+    @property
+    def is_stopped(self) -> bool:
+        """No process of it is left, and none will come by itself."""
+        return self.status in {"created", "configured", "initialized", "exited", "stopped", "dead"}
+
+    @property
+    def healthy(self) -> bool | None:
+        """What its health check says; None where it has none."""
+        return self.health == "healthy" if self.health not in {"", "none"} else None
+
+    def __str__(self) -> str:
+        if self.is_active:
+            return f"running ({self.health})" if self.healthy is not None else "running"
+        code = f" (exit code {self.exit_code})" if self.exit_code else ""
+        return f"{self.status}{code}"
+
+
+class Container:
+    """One container of the engine behind ``socket``; implements ``supervised.Supervisor``."""
+
+    def __init__(self, container: str, socket: Path, *, grace_s: float) -> None:
+        self.name = f"container {container}"
+        self._container = container
+        self._socket = socket
+        self._grace_s = grace_s
+        self._connector: aiohttp.UnixConnector | None = None
+        self._engine: Docker | None = None
+
+    async def start(self, timeout_s: float, placement: Placement) -> None:  # noqa: ARG002
+        """Return when it runs; a container has the GPUs that it was made with.
+
+        Only when the engine hangs it takes up to 2 s more, to ask for the container's state.
+        """
+        state = await self._change(self._start, "start", timeout_s, LoadFailed)
+        if state is not None and not state.is_active:
+            raise LoadFailed(f"{self.name}: not started within {timeout_s:.1f} s, it is {state}")
+
+    async def stop(self, timeout_s: float) -> None:
+        """Return when it is stopped: it has its grace, and is killed by the engine after that.
+
+        One that is not there has nothing left to stop.
+        """
+        state = await self._change(self._stop, "stop", timeout_s, UnloadFailed)
+        if state is not None and not state.is_stopped:
+            raise UnloadFailed(f"{self.name}: not stopped within {timeout_s:.1f} s, it is {state}")
+
+    async def state(self) -> ContainerState:
+        """Ask how it is, within 2 s; raise ``ConsumerFailed`` when nobody can say."""
+        try:
+            async with asyncio.timeout(_STATE_TIMEOUT_S):
+                return await self._inspect()
+        except TimeoutError:
+            raise ConsumerFailed(
+                f"{self.name}: the engine at {self._socket} did not answer "
+                f"within {_STATE_TIMEOUT_S:g} s"
+            ) from None
+        except _ENGINE_TROUBLE as error:
+            raise ConsumerFailed(await self._complaint("inspect", error)) from error
+
+    async def close(self) -> None:
+        """Give back the connection; the container goes on as it is."""
+        if self._engine is not None:
+            await self._engine.close()
+            self._engine = None
+        if self._connector is not None:
+            await self._connector.close()
+            self._connector = None
+
+    async def _start(self) -> None:
+        container = self._docker.containers.container(self._container)
+        if (await self._inspect()).status == "paused":
+            await container.unpause()
+        await container.start()
+
+    async def _stop(self) -> None:
+        container = self._docker.containers.container(self._container)
+        try:
+            if (await self._inspect()).status == "paused":
+                await container.unpause()
+            await container.stop(t=math.ceil(self._grace_s))
+        except DockerError as error:
+            if error.status != _NOT_FOUND:
+                raise
+
+    async def _inspect(self) -> ContainerState:
+        shown = await self._docker.containers.container(self._container).show()
+        state: Mapping[str, Any] = shown["State"]
+        return ContainerState(
+            id=str(shown["Id"]),
+            pid=int(state.get("Pid") or 0),
+            status=str(state["Status"]),
+            health=str((state.get("Health") or {}).get("Status", "")),
+            exit_code=int(state.get("ExitCode") or 0),
+        )
+
+    async def _change(
+        self,
+        change: Callable[[], Awaitable[None]],
+        verb: str,
+        timeout_s: float,
+        failure: type[LoadFailed | UnloadFailed],
+    ) -> ContainerState | None:
+        """None: the engine did it. Otherwise it hung, and this is how the container was found."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await change()
+        except TimeoutError:
+            pass
+        except _ENGINE_TROUBLE as error:
+            raise failure(await self._complaint(verb, error)) from error
+        else:
+            return None
+        try:
+            return await self.state()
+        except ConsumerFailed as error:
+            raise failure(
+                f"{self.name}: {verb} hung for {timeout_s:.1f} s, then: {error.detail}"
+            ) from error
+
+    @property
+    def _docker(self) -> Docker:
+        """The engine's client, made when it is first needed: that takes a running event loop."""
+        if self._engine is None:
+            # The URL is given so that no context of the user's is looked up, and the connector so
+            # that each call has a connection of its own, as all control calls have.
+            self._connector = aiohttp.UnixConnector(str(self._socket), force_close=True)
+            url = f"{_SCHEME}{self._socket}"
+            self._engine = Docker(url=url, connector=self._connector, timeout=UNBOUNDED)
+        return self._engine
+
+    async def _complaint(self, verb: str, error: Exception) -> str:
+        """Say what went wrong in the words of the engine, or why it cannot be asked."""
+        if not isinstance(error, DockerError):
+            return f"{self.name}: {verb}: {self._socket} did not answer as an engine: {error!r}"
+        if error.status == _NO_CONNECTION:
+            return f"{self.name}: {self._unreachable(error)}"
+        if error.status == _BAD_REQUEST:
+            # An engine that was replaced may not speak the version any more that was agreed on.
+            await self.close()
+        if error.status == _NOT_FOUND:
+            return f"no container is called {self._container!r}{await self._nearest()}"
+        return f"{self.name}: {verb}: {quote(error.message.encode())}"
+
+    def _unreachable(self, error: DockerError) -> str:
+        cause = error.__context__
+        number = cause.errno if isinstance(cause, OSError) else None
+        match number:
+            case errno.ENOENT:
+                return (
+                    f"there is no {self._socket}: start Docker or Podman's socket, or name another "
+                    "one by container_socket"
+                )
+            case errno.EACCES | errno.EPERM:
+                return (
+                    f"no permission to use {self._socket}: the broker's user has to be in the "
+                    "group that owns it"
+                )
+            case errno.ECONNREFUSED:
+                return f"nobody listens at {self._socket}: the engine does not run"
+            case _:
+                return f"{self._socket}: {cause}"
+
+    async def _nearest(self) -> str:
+        """Name the container that may be meant; empty when there is none, or nobody can say."""
+        try:
+            async with asyncio.timeout(_STATE_TIMEOUT_S):
+                found = await self._docker.containers.list(all=True)
+                names = [name.lstrip("/") for one in found for name in one["Names"]]
+        except (TimeoutError, *_ENGINE_TROUBLE):
+            return ""
+        return f"; {did_you_mean(self._container, names, what='containers')}"
+
+
+def socket_path(given: str | None, environ: Mapping[str, str] = os.environ) -> Path:
+    """Where the engine listens: as given, as $DOCKER_HOST says, or where one is usually found.
+
+    Both may be ``unix:///PATH`` or ``/PATH``. Raises ``ConfigError`` for anything else: the GPU is
+    this machine's, and so is the engine.
+    """
+    named = given or environ.get("DOCKER_HOST")
+    if named:
+        path = named.removeprefix(_SCHEME)
+        if not path.startswith("/"):
+            key = "container_socket" if given else "DOCKER_HOST"
+            raise ConfigError(f"{key}: {named!r} is not a Unix socket: unix:///PATH or /PATH")
+        return Path(path)
+    runtime = environ.get("XDG_RUNTIME_DIR")
+    private = [Path(runtime, "docker.sock"), Path(runtime, "podman/podman.sock")] if runtime else []
+    usual = [Path("/var/run/docker.sock"), *private, Path("/run/podman/podman.sock")]
+    return next((path for path in usual if path.is_socket()), usual[0])
