@@ -28,6 +28,9 @@ from mgpu.errors import ConfigError, ConsumerFailed, LoadFailed, UnloadFailed
 from mgpu.ports import Placement
 
 _STATE_TIMEOUT_S = 2.0
+_RESTART_S = 0.3
+"""Within this, an engine that was restarting a container just when it was told to stop it has done
+so (seen with Podman 4.3)."""
 _NO_CONNECTION = 900
 """aiodocker's own status for an engine that cannot be reached."""
 _BAD_REQUEST, _NOT_FOUND = 400, 404
@@ -48,6 +51,8 @@ class ContainerState:
     status: str
     health: str
     exit_code: int
+    restarts: bool
+    """Its engine starts it again when it dies."""
 
     @property
     def is_active(self) -> bool:
@@ -129,11 +134,19 @@ class Container:
         await container.start()
 
     async def _stop(self) -> None:
+        """Stop it until it stays so: the engine may be about to restart one that has just died."""
         container = self._docker.containers.container(self._container)
         try:
-            if (await self._inspect()).status == "paused":
-                await container.unpause()
-            await container.stop(t=math.ceil(self._grace_s))
+            state = await self._inspect()
+            while True:
+                if state.status == "paused":
+                    await container.unpause()
+                await container.stop(t=math.ceil(self._grace_s))
+                if state.restarts:
+                    await asyncio.sleep(_RESTART_S)
+                state = await self._inspect()
+                if state.is_stopped:
+                    return
         except DockerError as error:
             if error.status != _NOT_FOUND:
                 raise
@@ -141,12 +154,14 @@ class Container:
     async def _inspect(self) -> ContainerState:
         shown = await self._docker.containers.container(self._container).show()
         state: Mapping[str, Any] = shown["State"]
+        policy = (shown.get("HostConfig") or {}).get("RestartPolicy") or {}
         return ContainerState(
             id=str(shown["Id"]),
             pid=int(state.get("Pid") or 0),
             status=str(state["Status"]),
             health=str((state.get("Health") or {}).get("Status", "")),
             exit_code=int(state.get("ExitCode") or 0),
+            restarts=policy.get("Name", "") not in {"", "no"},
         )
 
     async def _change(
@@ -177,10 +192,10 @@ class Container:
     def _docker(self) -> Docker:
         """The engine's client, made when it is first needed: that takes a running event loop."""
         if self._engine is None:
-            # The URL is given so that no context of the user's is looked up, and the connector so
-            # that each call has a connection of its own, as all control calls have.
+            # The connector decides where calls go, and gives each a connection of its own, as all
+            # control calls have; with a URL given, no context of the user's is looked up.
             self._connector = aiohttp.UnixConnector(str(self._socket), force_close=True)
-            url = f"{_SCHEME}{self._socket}"
+            url = f"{_SCHEME}localhost"
             self._engine = Docker(url=url, connector=self._connector, timeout=UNBOUNDED)
         return self._engine
 

@@ -30,6 +30,10 @@ STOP_MARGIN_S = 20.0
 _log = structlog.get_logger(__name__)
 
 
+class _EndedError(LoadFailed):
+    """It ended while its service was waited for."""
+
+
 class SupervisorState(Protocol):
     """How a consumer is as a whole; as text, in its supervisor's words."""
 
@@ -87,18 +91,17 @@ class SupervisedController:
         timeout_s = self._config.load.timeout_s if self._config.load else START_TIMEOUT_S
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_s
-        stop_again = False
+        to_be_stopped = True
         try:
-            with self._named(LoadFailed):
-                if not (await self._supervisor.state()).is_active:
-                    stop_again = True
+            if await self._serves_already(deadline):
+                to_be_stopped = False
+            else:
+                with self._named(LoadFailed):
                     await self._supervisor.start(deadline - loop.time(), placement)
-            started, stop_again = stop_again, True
-            await self._wait_for_service(deadline)
-            stop_again = started
+                await self._wait_for_service(deadline)
             await self._http.load_until(deadline)
         except LoadFailed:
-            await (self._stop_again() if stop_again else self._http.clean_up())
+            await (self._stop_again() if to_be_stopped else self._http.clean_up())
             raise
 
     async def unload(self) -> None:
@@ -139,6 +142,17 @@ class SupervisedController:
         await self._supervisor.close()
         await self._http.close()
 
+    async def _serves_already(self, deadline: float) -> bool:
+        """Wait for the service of one that runs; False: it does not, or not any more."""
+        with self._named(LoadFailed):
+            if not (await self._supervisor.state()).is_active:
+                return False
+        try:
+            await self._wait_for_service(deadline)
+        except _EndedError:
+            return False
+        return True
+
     async def _wait_for_service(self, deadline: float) -> None:
         wanted = "become healthy" if self._config.health else "accept connections"
         await wait_until(
@@ -156,8 +170,9 @@ class SupervisedController:
         """
         with self._named(LoadFailed):
             state = await self._supervisor.state()
-            if state.is_stopped:
-                raise LoadFailed(f"{self._supervisor.name}: ended after its start, it is {state}")
+        if state.is_stopped:
+            what = f"consumer {self._name}: {self._supervisor.name}"
+            raise _EndedError(f"{what}: ended after its start, it is {state}")
         if not state.is_active or (self._config.health is None and state.healthy is False):
             detail = f"{self._supervisor.name} is {state}"
             return ProbeReport(reachable=False, healthy=False, detail=detail)

@@ -4,9 +4,10 @@ import aiohttp
 import pytest
 
 from mgpu.consumers import control_session
+from tests.support.engine import engine
 from tests.support.systemd import systemd
 
-__all__ = ["systemd"]
+__all__ = ["engine", "systemd"]
 
 
 @pytest.fixture

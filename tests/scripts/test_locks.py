@@ -20,12 +20,12 @@ def names(requirements: list[str]) -> set[str]:
     return {re.split(r"[^\w.-]", name, maxsplit=1)[0].lower() for name in requirements}
 
 
-@pytest.mark.parametrize("lock", ["run", "dev", "build"])
+@pytest.mark.parametrize("lock", ["run", "dev", "build", "services"])
 def test_a_lock_names_no_host(lock: str) -> None:
     assert "://" not in (LOCKS / f"{lock}.txt").read_text()
 
 
-@pytest.mark.parametrize("lock", ["run", "dev", "build"])
+@pytest.mark.parametrize("lock", ["run", "dev", "build", "services"])
 def test_everything_in_a_lock_has_an_exact_version_and_a_hash(lock: str) -> None:
     text = (LOCKS / f"{lock}.txt").read_text().replace("\\\n", " ")
     entries = [line for line in text.splitlines() if line.strip() and "#" not in line.lstrip()[:1]]

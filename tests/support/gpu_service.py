@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import threading
 import time
@@ -15,6 +16,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 parser = argparse.ArgumentParser()
 parser.add_argument("port", type=int)
 parser.add_argument("--deaf-s", type=float, default=0.0, help="listens only after this long")
+parser.add_argument("--slow-s", type=float, default=0.0, help="answers only after this long")
+parser.add_argument("--lie", action="store_true", help="says that it has loaded, and has not")
 parser.add_argument("--exit", type=int, help="ends at once with this status")
 parser.add_argument("--fail", help="the path that answers 500")
 parser.add_argument("--hang", help="the path that never answers")
@@ -26,6 +29,8 @@ loaded = threading.Event()
 
 class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
+        if self.path == options.hang:
+            threading.Event().wait()
         answers = {"/health": {}, "/status": {"loaded": loaded.is_set()}, "/heard": heard}
         self._answer(200, answers[self.path])
 
@@ -36,8 +41,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == options.fail:
             self._answer(500, "out of memory")
             return
+        time.sleep(options.slow_s)
         if self.path == "/load":
-            loaded.set()
+            if not options.lie:
+                loaded.set()
         else:
             loaded.clear()
         self._answer(200, {})
@@ -54,6 +61,8 @@ class Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+# As the first process of a container it would otherwise heed no signal.
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 if options.exit is not None:
     sys.exit(options.exit)
 time.sleep(options.deaf_s)
