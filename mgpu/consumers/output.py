@@ -1,8 +1,9 @@
 """What a program prints, as lines of the broker's log, without letting it flood the log.
 
 Lines end where a terminal would begin a new one or write over the old one (progress bars), are cut
-at 1000 characters and are counted: of more than 200 within a second the rest is left out, and how
-many there were is said. The last ones are kept, for when the program has died.
+at 1000 characters and are counted: of more than 1000 within a second the rest is left out, and how
+many there were is said (llama.cpp describes a model in 300). The last ones are kept, for when the
+program has died.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import structlog
 from mgpu.telemetry.redaction import Redactor
 
 MAX_LINE = 1000
-MAX_LINES_PER_S = 200
+MAX_LINES_PER_S = 1000
 LAST_LINES = 5
 LAST_WORDS_CHARS = 600
 _READ_BYTES = 1 << 14

@@ -39,6 +39,16 @@ def test_the_example_passes_and_is_summed_up() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("way", "shown"),
+    [("container: tts", "container tts"), ("command: [tts, --serve]", "command tts")],
+)
+def test_a_container_and_a_program_are_shown(file: Path, way: str, shown: str) -> None:
+    file.write_text(f"consumers: {{tts: {{url: 'http://127.0.0.1:1', {way}}}}}")
+
+    assert mgpu("check").stdout.count(shown) == 2
+
+
 def test_a_second_way_to_unload_is_shown(file: Path) -> None:
     file.write_text(
         "consumers: {tts: {url: 'http://127.0.0.1:1', unload: {path: /u}, systemd_unit: tts}}"

@@ -239,3 +239,83 @@ def test_everybody_may_be_coexisted_with_and_urls_may_be_shared(loaded: Load) ->
         """)
 
     assert config.consumers["a"].can_coexist_with == ("*",)
+
+
+# Units, containers and programs
+
+
+@pytest.mark.parametrize(
+    ("keys", "problem"),
+    [
+        (
+            "systemd_unit: tts, container: tts",
+            "1: consumers.tts.container: cannot stand next to systemd_unit: only one may start it",
+        ),
+        (
+            "container: tts, command: tts --serve",
+            "1: consumers.tts.command: cannot stand next to container: only one may start it",
+        ),
+        (
+            "container: ../tts",
+            "1: consumers.tts.container: '../tts' is not the name or id of a container",
+        ),
+        (
+            "container: tts, container_socket: tcp://10.0.0.1:2375",
+            "1: consumers.tts.container_socket: must be unix:///PATH or /PATH",
+        ),
+        (
+            "container_socket: /run/docker.sock",
+            "1: consumers.tts.container_socket: is only for a consumer with container",
+        ),
+        ("cwd: /srv", "1: consumers.tts.cwd: is only for a consumer with command"),
+        (
+            "environment: {A: b}",
+            "1: consumers.tts.environment: is only for a consumer with command",
+        ),
+        (
+            "command: tts, environment: {A=B: c}",
+            "1: consumers.tts.environment.A=B: is not the name of a variable",
+        ),
+        (
+            "command: tts, vram_managed: true",
+            "1: consumers.tts.command: nobody would start it: with vram_managed, nothing is loaded",
+        ),
+        (
+            "command: tts, initially: resident",
+            "1: consumers.tts.initially: a command is not running when the broker starts",
+        ),
+    ],
+)
+def test_what_starts_a_consumer_must_make_sense(
+    problems: Problems, keys: str, problem: str
+) -> None:
+    assert problems(_tts(keys)) == [problem]
+
+
+@pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        ("[]", "must name a program"),
+        ("''", "must name a program"),
+        ('"tts \'unfinished"', "No closing quotation"),
+    ],
+)
+def test_a_command_must_name_a_program(problems: Problems, command: str, problem: str) -> None:
+    assert problems(_tts(f"command: {command}")) == [f"1: consumers.tts.command: {problem}"]
+
+
+@pytest.mark.parametrize(
+    "command", ["[tts, --voice, two words, $HOME]", "tts --voice 'two words' $HOME"]
+)
+def test_a_command_is_a_list_or_a_line_and_no_shell_reads_it(loaded: Load, command: str) -> None:
+    consumer = loaded(_tts(f"command: {command}")).consumers["tts"]
+    assert consumer.command == ("tts", "--voice", "two words", "$HOME")
+
+
+def test_a_folder_is_found_from_the_files_own_and_numbers_are_text(
+    loaded: Load, tmp_path: Path
+) -> None:
+    keys = "command: tts, cwd: models, environment: {CUDA_VISIBLE_DEVICES: 0}"
+    consumer = loaded(_tts(keys)).consumers["tts"]
+    assert consumer.cwd == tmp_path / "models"
+    assert consumer.environment == {"CUDA_VISIBLE_DEVICES": "0"}

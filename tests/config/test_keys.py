@@ -4,8 +4,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
-from mgpu.config.keys import KeysFileError, api_keys, read_file
-from mgpu.config.model import Config, ServerConfig
+from mgpu.config.keys import KeysFileError, api_keys, read_file, secrets_of_environment
+from mgpu.config.model import Config, ConsumerConfig, ServerConfig
 
 
 @pytest.fixture
@@ -69,3 +69,17 @@ def test_a_file_that_may_not_be_read_is_refused(file: Path) -> None:
 
     with pytest.raises(KeysFileError, match="cannot be read: Permission denied"):
         read_file(file)
+
+
+def test_the_environments_secrets_are_those_that_are_named_so_and_long_enough() -> None:
+    consumer = ConsumerConfig(
+        url="http://127.0.0.1:1",
+        command="tts",
+        environment={
+            "HF_TOKEN": "hf_0123456789",
+            "OPENAI_API_KEY": "sk-0123456789",
+            "TOKENIZERS_PARALLELISM": "false",
+            "MODEL_FOLDER": "/srv/models",
+        },
+    )
+    assert secrets_of_environment(consumer) == ["hf_0123456789", "sk-0123456789"]

@@ -109,6 +109,8 @@ def test_everything_of_a_consumer_is_handed_on() -> None:
         (UNIT, (True, True, False)),
         (LOAD | UNIT, (True, True, False)),
         (UNLOAD | UNIT, (True, True, True)),
+        ({"container": "tts"}, (True, True, False)),
+        (UNLOAD | {"command": "tts"}, (True, True, True)),
         (MANAGED | LOAD | UNLOAD | UNIT, (False, False, False)),
     ],
 )
@@ -135,6 +137,8 @@ def test_a_way_exists_by_endpoint_or_unit_and_escalation_by_both(
         (LOAD | UNLOAD, ConsumerState.RESIDENT),
         (UNLOAD | UNIT, ConsumerState.RESIDENT),
         (UNIT, ConsumerState.UNKNOWN),
+        ({"container": "tts"}, ConsumerState.UNKNOWN),
+        (UNLOAD | {"command": "tts"}, ConsumerState.ABSENT),
         (LOAD | UNIT, ConsumerState.UNKNOWN),
         (LOAD, ConsumerState.RESIDENT),
         ({}, ConsumerState.RESIDENT),
