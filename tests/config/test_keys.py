@@ -74,7 +74,7 @@ def test_a_file_that_may_not_be_read_is_refused(file: Path) -> None:
 def test_the_environments_secrets_are_those_that_are_named_so_and_long_enough() -> None:
     consumer = ConsumerConfig(
         url="http://127.0.0.1:1",
-        command="tts",
+        command=("tts",),
         environment={
             "HF_TOKEN": "hf_0123456789",
             "OPENAI_API_KEY": "sk-0123456789",

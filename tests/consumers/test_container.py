@@ -58,7 +58,8 @@ async def test_its_id_and_first_process_tell_whose_processes_are_its(engine: Eng
     async with real(engine, "whose") as one:
         await one.start(30, NOWHERE)
         state = await one.state()
-        assert f"libpod-{state.id}" in Path(f"/proc/{state.pid}/cgroup").read_text()
+        groups = await asyncio.to_thread(Path(f"/proc/{state.pid}/cgroup").read_text)
+        assert f"libpod-{state.id}" in groups
 
 
 async def test_one_that_is_not_there_is_named_with_the_nearest(engine: Engine) -> None:

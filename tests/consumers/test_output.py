@@ -52,7 +52,7 @@ async def test_a_line_without_an_end_is_cut(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_a_flood_is_cut_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(output.time, "monotonic", lambda: 7.0)
+    monkeypatch.setattr("mgpu.consumers.output.time.monotonic", lambda: 7.0)
     log, logs = await followed(b"x\n" * 1800, b"the end\n")
     assert len(lines(logs)) == output.MAX_LINES_PER_S
     assert logs[-1] == {

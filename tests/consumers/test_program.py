@@ -34,9 +34,9 @@ PROGRAM = (sys.executable, str(CHECKOUT / "tests" / "support" / "program.py"))
 async def program(
     *options: str, died: Callable[[], None] = lambda: None, **config: Any
 ) -> AsyncIterator[Program]:
-    made = ConsumerConfig(
-        url=f"http://127.0.0.1:{free_port()}",
-        **({"command": (*PROGRAM, *options), "stop_grace_s": 5.0} | config),
+    given: dict[str, Any] = {"command": (*PROGRAM, *options), "stop_grace_s": 5.0}
+    made = ConsumerConfig.model_validate(
+        {"url": f"http://127.0.0.1:{free_port()}"} | given | config
     )
     one = Program("tts", made, died)
     try:
