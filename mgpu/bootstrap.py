@@ -100,7 +100,7 @@ async def running(
 
         probe, controllers, believe = _world(config, control, systemctl, died)
         stack.push_async_callback(probe.close)
-        stack.push_async_callback(_close_all, controllers.values())
+        stack.push_async_callback(_close_controllers, controllers.values())
         registry = CollectorRegistry()
         metrics = Metrics(registry, config.consumers)
 
@@ -193,7 +193,7 @@ async def _ping_watchdog() -> None:
         await asyncio.sleep(interval_s / 2)
 
 
-async def _close_all(controllers: Iterable[ConsumerController]) -> None:
+async def _close_controllers(controllers: Iterable[ConsumerController]) -> None:
     """Side by side: each may have a program to end, and the grace that goes with it."""
     await asyncio.gather(*(controller.close() for controller in controllers))
 
