@@ -25,7 +25,8 @@ def check(state: State) -> None:
 def check_effects(state: State, effects: list[Effect]) -> None:
     """Raise ``InvariantError`` when an effect just decided breaks a promise."""
     tokens = [effect.token for effect in effects if isinstance(effect, Grant)]
-    _hold(tokens == sorted(set(tokens)), f"tokens do not grow: {tokens}")
+    if tokens != sorted(set(tokens)):
+        raise InvariantError(f"tokens do not grow: {tokens}")
     for effect in effects:
         match effect:
             case Grant() | StartLoad() if state.paused:
@@ -34,45 +35,46 @@ def check_effects(state: State, effects: list[Effect]) -> None:
                 need_mib = vram.share_mib(state.consumers[name].footprint_mib, gpus)
                 for index in gpus:
                     free_mib = state.gpus[index].free_mib - state.policy.cushion_mib
-                    _hold(need_mib <= free_mib, f"{name} loads {need_mib} into {free_mib} MiB")
+                    if need_mib > free_mib:
+                        raise InvariantError(f"{name} loads {need_mib} into {free_mib} MiB")
             case StartUnload(name):
-                running = state.consumers[name].running
-                _hold(not running, f"{name} is unloaded under {sorted(running)}")
+                if running := state.consumers[name].running:
+                    raise InvariantError(f"{name} is unloaded under {sorted(running)}")
             case _:
                 pass
 
 
-def _hold(condition: bool, message: str) -> None:  # noqa: FBT001 - reads like assert
-    if not condition:
-        raise InvariantError(message)
-
-
 def _check_consumer(state: State, consumer: Consumer) -> None:
     name, where = consumer.name, consumer.state
-    if consumer.running:
-        _hold(where in {S.RESIDENT, S.DRAINING}, f"{name} computes while {where}")
-    _hold(
-        (consumer.unload is not None) is (where in {S.UNLOADING, S.QUARANTINED}),
-        f"{name} is {where} with unload {consumer.unload}",
-    )
-    _hold(len(consumer.running) <= consumer.policy.concurrency, f"{name} runs too many jobs")
-    _hold(len(consumer.waiting) <= consumer.policy.max_queue, f"{name}'s queue is too long")
+    if consumer.running and where not in {S.RESIDENT, S.DRAINING}:
+        raise InvariantError(f"{name} computes while {where}")
+    if (consumer.unload is not None) is not (where in {S.UNLOADING, S.QUARANTINED}):
+        raise InvariantError(f"{name} is {where} with unload {consumer.unload}")
+    if len(consumer.running) > consumer.policy.concurrency:
+        raise InvariantError(f"{name} runs too many jobs")
+    if len(consumer.waiting) > consumer.policy.max_queue:
+        raise InvariantError(f"{name}'s queue is too long")
     if where is S.LOADING:
         swap = state.swaps.get(name)
-        _hold(swap is not None and swap.load_started_at is not None, f"{name} loads unasked")
-    if consumer.policy.vram_managed:
-        _hold(where in {S.UNKNOWN, S.RESIDENT}, f"{name} manages itself but is {where}")
+        if swap is None or swap.load_started_at is None:
+            raise InvariantError(f"{name} loads unasked")
+    if consumer.policy.vram_managed and where not in {S.UNKNOWN, S.RESIDENT}:
+        raise InvariantError(f"{name} manages itself but is {where}")
 
 
 def _check_jobs(state: State) -> None:
     waiting = [job.id for c in state.consumers.values() for job in c.waiting]
     running = [job for c in state.consumers.values() for job in c.running.values()]
     everybody = sorted(waiting + [job.id for job in running])
-    _hold(everybody == sorted(state.jobs), "a job is in two places or in none")
-    _hold(state.waiting == len(waiting) <= state.policy.max_queue, f"{state.waiting} wait")
+    if everybody != sorted(state.jobs):
+        raise InvariantError("a job is in two places or in none")
+    if not state.waiting == len(waiting) <= state.policy.max_queue:
+        raise InvariantError(f"{state.waiting} wait")
     tokens = {job.token for job in running}
-    _hold(len(tokens) == len(running), "two leases share a token")
-    _hold(all(0 < token < state.next_token for token in tokens), f"strange tokens: {tokens}")
+    if len(tokens) != len(running):
+        raise InvariantError("two leases share a token")
+    if not all(0 < token < state.next_token for token in tokens):
+        raise InvariantError(f"strange tokens: {tokens}")
 
 
 def _check_locks(state: State) -> None:
@@ -80,20 +82,20 @@ def _check_locks(state: State) -> None:
         here = [c for c in state.consumers.values() if gpu.index in c.gpus]
         computing = {c.name for c in here if c.running}
         stopping = {c.name for c in here if c.stopping}
-        _hold(
-            computing <= gpu.holders.keys() <= computing | stopping,
-            f"GPU {gpu.index} is held by {gpu.holders}",
-        )
-        if state.policy.lock is LockMode.EXCLUSIVE:
-            _hold(len(gpu.holders) <= 1, f"{gpu.holders} compute at once on GPU {gpu.index}")
+        if not computing <= gpu.holders.keys() <= computing | stopping:
+            raise InvariantError(f"GPU {gpu.index} is held by {gpu.holders}")
+        if state.policy.lock is LockMode.EXCLUSIVE and len(gpu.holders) > 1:
+            raise InvariantError(f"{gpu.holders} compute at once on GPU {gpu.index}")
 
 
 def _check_swaps(state: State) -> None:
     for name, swap in state.swaps.items():
         target = state.consumers[name]
         expected = S.ABSENT if swap.load_started_at is None else S.LOADING
-        _hold(target.state is expected, f"{name} is {target.state} in a swap")
-        _hold(bool(target.waiting) or target.state is S.LOADING, f"room for {name} for nobody")
+        if target.state is not expected:
+            raise InvariantError(f"{name} is {target.state} in a swap")
+        if not target.waiting and target.state is not S.LOADING:
+            raise InvariantError(f"room for {name} for nobody")
         for other in state.swaps.values():
-            if other is not swap:
-                _hold(not swap.victims & other.victims, "two swaps share a victim")
+            if other is not swap and swap.victims & other.victims:
+                raise InvariantError("two swaps share a victim")
