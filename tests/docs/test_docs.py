@@ -19,6 +19,8 @@ from mgpu.config.model import Config, ConsumerConfig
 from mgpu.core.model import ConsumerState
 from mgpu.core.views import ConsumerView, GpuView, Snapshot
 from mgpu.telemetry.metrics import Metrics
+from tests.faults.kinds import Fault, label
+from tests.faults.planted import all_planted, hints
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
@@ -170,3 +172,17 @@ def leads_somewhere(document: Path, target: str) -> bool:
 def anchors_of(document: Path) -> set[str]:
     headings = re.findall(r"^#+ (.+)$", document.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# The scheduler under faults
+
+
+def test_every_fault_is_documented_as_it_is_told() -> None:
+    rows = {code(cells[0])[0]: cells[1:] for cells in table_rows(ROOT / "docs" / "simulation.md")}
+    assert {label(fault): [fault.value] for fault in Fault}.items() <= rows.items()
+
+
+def test_every_planted_bug_is_documented_with_the_seed_that_found_it() -> None:
+    rows = {code(cells[0])[0]: cells[1:] for cells in table_rows(ROOT / "docs" / "simulation.md")}
+    found = {bug.name: [bug.title, str(hints()[bug.name])] for bug in all_planted()}
+    assert found.items() <= rows.items()

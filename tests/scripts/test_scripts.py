@@ -16,6 +16,7 @@ SCRIPTS = [
     "scripts/demo",
     "scripts/install",
     "scripts/relock",
+    "scripts/simulate",
     "scripts/test",
 ]
 
