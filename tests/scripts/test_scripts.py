@@ -18,6 +18,8 @@ SCRIPTS = [
     "scripts/relock",
     "scripts/simulate",
     "scripts/test",
+    "scripts/test-gpu",
+    "scripts/test-services",
 ]
 
 FAKE_PYTHON = """\
