@@ -14,13 +14,14 @@ import resource
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import aiohttp
 import structlog
 import uvloop
 from prometheus_client import CollectorRegistry
+from yarl import URL
 
 from mgpu import systemd
 from mgpu.api.app import make_app, make_port_app
@@ -31,23 +32,30 @@ from mgpu.broker.clock import MonotonicClock
 from mgpu.broker.effects import Observed
 from mgpu.broker.service import Broker
 from mgpu.broker.tasks import Tasks
+from mgpu.config.fingerprint import fingerprints
 from mgpu.config.keys import api_keys, secrets_of_environment
 from mgpu.config.model import Config
 from mgpu.config.policy import policy
 from mgpu.consumers.factory import make_controller
 from mgpu.consumers.wire import control_session
+from mgpu.core.effects import Measured
+from mgpu.gpu.attribution import AttributingReader
 from mgpu.gpu.beliefs import Beliefs
 from mgpu.gpu.nvml import NvmlReader
 from mgpu.gpu.simulated import SimulatedGpu
 from mgpu.gpu.thread import ThreadedProbe
-from mgpu.ports import ConsumerController, GpuProbe
+from mgpu.ports import ConsumerController, GpuProbe, Located, Measurement, Whereabouts
 from mgpu.simulation.recorder import TraceRecorder
 from mgpu.store.fence import SqliteFenceStore, database_path
+from mgpu.store.measurements import MeasurementStore
 from mgpu.telemetry import logs
 from mgpu.telemetry.facts import log_fact
 from mgpu.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
+
+_HERE = frozenset({"localhost", "127.0.0.1", "::1"})
+"""Hosts of consumers that run on this machine, under the eyes of its NVML."""
 
 TOKENS_PER_RUN = 1 << 32
 """Fencing tokens reserved at each start: more than a run can use, and 2^31 starts' worth exist."""
@@ -94,6 +102,8 @@ async def running(
         stack.callback(store.close)
         control = await stack.enter_async_context(control_session())
         session = await stack.enter_async_context(make_session())
+        measurements = MeasurementStore(store.path, fingerprints(config))
+        stack.callback(measurements.close)
 
         def died(consumer: str) -> None:
             broker.probe_soon(consumer)
@@ -123,8 +133,21 @@ async def running(
             sample_interval_s=config.gpu.sample_interval_s,
             observe=observe,
             observe_decision=metrics.observe_decision,
+            learned_mib={
+                name: (found.footprint_mib, found.residual_mib)
+                for name, found in measurements.load().items()
+            },
         )
         metrics.watch(broker.snapshot)
+
+        def keep(fact: Observed) -> None:
+            if isinstance(fact, Measured):
+                uuids = {gpu.index: gpu.uuid for gpu in broker.snapshot().gpus}
+                measurement = Measurement(fact.footprint_mib, fact.residual_mib)
+                gpus = " ".join(uuids[index] for index in fact.gpus)
+                measurements.keep(fact.consumer, gpus, measurement)
+
+        watchers.append(keep)
         if config.jobs.trace is not None:
             recorder = TraceRecorder(
                 config.jobs.trace, policy=rules, snapshot=broker.snapshot, clock=clock
@@ -229,6 +252,19 @@ def _tune_garbage_collection() -> None:
     gc.set_threshold(GC_THRESHOLD, 20, 20)
 
 
+def _places(
+    config: Config, controllers: Mapping[str, ConsumerController]
+) -> dict[str, Whereabouts]:
+    """Where each consumer runs, as its controller knows it now and as its URL says."""
+    places = {}
+    for name, controller in controllers.items():
+        known = controller.whereabouts if isinstance(controller, Located) else Whereabouts()
+        url = URL(config.consumers[name].url)
+        port = url.port if url.host in _HERE else None
+        places[name] = replace(known, port=port)
+    return places
+
+
 def _world(
     config: Config,
     session: aiohttp.ClientSession,
@@ -243,7 +279,10 @@ def _world(
         for name, consumer in config.consumers.items()
     }
     if config.gpu.backend == "nvml":
-        return ThreadedProbe(NvmlReader(config.gpu.devices)), controllers, lambda _fact: None
+        reader = AttributingReader(
+            NvmlReader(config.gpu.devices), partial(_places, config, controllers)
+        )
+        return ThreadedProbe(reader), controllers, lambda _fact: None
     simulated = config.gpu.simulated
     gpu = SimulatedGpu(simulated.total_mib, simulated.directory)
     beliefs = Beliefs(gpu, policy(config).consumers)

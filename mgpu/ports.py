@@ -6,7 +6,7 @@ Whoever implements one may take its time but never for ever: each call has a dea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from mgpu.core.model import GpuReading
 
@@ -33,6 +33,37 @@ class ProbeReport:
     resident: bool | None = None
     detail: str = ""
     alive: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where a consumer's processes are to be found on this machine, as far as is known."""
+
+    port: int | None = None
+    """It listens on this TCP port."""
+    control_group: str = ""
+    """Its systemd unit's, as ``systemctl show -p ControlGroup`` says."""
+    container: str = ""
+    """Its container's id, all 64 digits."""
+    root_pid: int | None = None
+    """The process that it was started as; the others descend from it."""
+
+
+@runtime_checkable
+class Located(Protocol):
+    """A controller that knows more of where its consumer runs than the URL tells."""
+
+    @property
+    def whereabouts(self) -> Whereabouts:
+        """What is known now; may be asked from any thread, and answers at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """What was learned of a consumer, and of which consumer just that was learned."""
+
+    footprint_mib: int
+    residual_mib: int
 
 
 class ConsumerController(Protocol):

@@ -26,8 +26,10 @@ _OF_FORMS = frozenset({"application/x-www-form-urlencoded", "multipart/form-data
 async def status(request: web.Request) -> web.Response:
     """GPUs, consumers, queue and lock. Asking changes nothing and wakes nobody."""
     broker = request.app[DEPS].broker
-    problems = [*broker.ready_problems, *request.app[CATALOGUE].problems()]
-    return web.json_response({**status_document(broker.snapshot()), "problems": problems})
+    snapshot = broker.snapshot()
+    catalogued = request.app[CATALOGUE].problems()
+    problems = [*broker.ready_problems, *snapshot.warnings, *catalogued]
+    return web.json_response({**status_document(snapshot), "problems": problems})
 
 
 async def load(request: web.Request) -> web.Response:

@@ -14,6 +14,7 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import structlog
 
@@ -84,8 +85,9 @@ class Broker:
         sample_interval_s: float,
         observe: Callable[[Observed], None],
         observe_decision: Callable[[float], None],
+        learned_mib: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> None:
-        self._scheduler = Scheduler(policy, first_token)
+        self._scheduler = Scheduler(policy, first_token, learned_mib)
         self._clock = clock
         self._tasks = Tasks()
         self._waiters: dict[str, _Waiter] = {}

@@ -57,6 +57,8 @@ def _consumers(config: Config) -> Table:
     table = _table("consumer", "footprint", "loaded by", "unloaded by")
     for name, consumer in config.consumers.items():
         footprint = f"{consumer.footprint_mib} MiB" if consumer.footprint_mib else "not given"
+        if consumer.footprint_mib == "auto":
+            footprint = "measured"
         cells = (name, footprint, _loaded_by(consumer), _unloaded_by(consumer))
         table.add_row(*map(Text, cells))
     return table

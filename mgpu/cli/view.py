@@ -155,7 +155,7 @@ class _Picture:
             line.add_column(ratio=1)
             line.add_column(justify="right")
             line.add_row(facts, computing)
-            body = Group(Bar(self._parts(gpu)), line)
+            body = Group(Bar(self._parts(gpu)), line, *_foreign(gpu))
         return Panel(body, title=title, title_align="left", border_style="dim")
 
     def _parts(self, gpu: Status) -> Iterator[Part]:
@@ -202,7 +202,7 @@ class _Picture:
             row: list[RenderableType] = [
                 self._name(name),
                 _state(consumer),
-                gib(max(consumer["footprint_mib"], consumer["measured_mib"] or 0)),
+                _footprint(consumer),
                 Text(str(consumer["running"]), "bold" if consumer["running"] else "dim"),
                 self._backlog(name, consumer["queued"], 16 if wide else 0),
             ]
@@ -270,6 +270,27 @@ def _state(consumer: Status) -> Text:
     if consumer["pinned"]:
         text.append(" pinned", "dim")
     return text
+
+
+def _footprint(consumer: Status) -> str:
+    if consumer.get("footprint_source") == "unknown":
+        return "unknown"
+    return gib(max(consumer["footprint_mib"], consumer["measured_mib"] or 0))
+
+
+def _foreign(gpu: Status) -> Iterator[Text]:
+    """The programs of no consumer that hold memory of a GPU, the largest first."""
+    found = gpu.get("foreign", [])
+    if not found:
+        return
+    named = [
+        f"{plain(entry['name'] or 'hidden')} ({entry['pid']}) "
+        + ("?" if entry["mib"] is None else gib(entry["mib"]))
+        for entry in found[:_MOST_ROWS]
+    ]
+    if len(found) > _MOST_ROWS:
+        named.append(f"and {len(found) - _MOST_ROWS} more")
+    yield Text(f"foreign: {', '.join(named)}", "dim")
 
 
 def _panel(lines: Sequence[Text], title: str, rows: int = 0) -> Panel:

@@ -139,7 +139,7 @@ def _consumer(config: Config, name: str, consumer: ConsumerConfig) -> Iterator[F
     if consumer.gpus != "auto":
         yield from _list_of_gpus((*path, "gpus"), consumer.gpus)
         yield from _unmanaged(config, (*path, "gpus"), consumer.gpus)
-    if consumer.residual_mib > consumer.footprint_mib:
+    if consumer.footprint_mib != "auto" and consumer.residual_mib > consumer.footprint_mib:
         yield Finding(
             (*path, "residual_mib"),
             f"{consumer.residual_mib} is more than footprint_mib, {consumer.footprint_mib}",

@@ -19,11 +19,6 @@ KEYS: Mapping[str, frozenset[str]] = {
 }
 """Each key with the values, as lower-case text, that mean "off"."""
 
-VALUES: Mapping[str, str] = {
-    "consumers.*.footprint_mib": "auto",
-}
-"""Each key that exists already with the value that does not."""
-
 
 def drop(data: dict[str, Any], report: Report) -> None:
     """Take what is not there yet out of ``data``, and report it unless it is off."""
@@ -32,11 +27,6 @@ def drop(data: dict[str, Any], report: Report) -> None:
             value = section.pop(path[-1])
             if str(value).lower() not in off:
                 report.add(path, "is not supported by this version yet")
-    for pattern, missing in VALUES.items():
-        for section, path in _matches(data, pattern):
-            if section[path[-1]] == missing:
-                del section[path[-1]]
-                report.add(path, f"{missing} is not supported by this version yet")
 
 
 def _matches(data: dict[str, Any], pattern: str) -> Iterator[tuple[dict[str | int, Any], KeyPath]]:

@@ -170,7 +170,7 @@ class ConsumerConfig(Section):
 
     url: str
     gpus: Literal["auto"] | tuple[Annotated[int, Field(ge=0)], ...] = "auto"
-    footprint_mib: Mib = 0
+    footprint_mib: Literal["auto"] | Mib = 0
     residual_mib: Mib = 0
     can_coexist_with: tuple[str, ...] = ()
     vram_managed: bool = False

@@ -31,7 +31,10 @@ def _consumer(name: str, config: ConsumerConfig) -> ConsumerPolicy:
     ours = not config.vram_managed
     return ConsumerPolicy(
         name=name,
-        footprint_mib=config.footprint_mib,
+        footprint_mib=0 if config.footprint_mib == "auto" else config.footprint_mib,
+        learns=config.footprint_mib == "auto",
+        tells_residency=config.resident is not None
+        or (config.is_supervised and config.load is None and config.unload is None),
         residual_mib=config.residual_mib,
         gpus=None if config.gpus == "auto" else config.gpus,
         can_coexist_with=frozenset(config.can_coexist_with),

@@ -25,7 +25,7 @@ from aiodocker import Docker, DockerError
 from mgpu.config.problems import did_you_mean
 from mgpu.consumers.wire import UNBOUNDED, quote
 from mgpu.errors import ConfigError, ConsumerFailed, LoadFailed, UnloadFailed
-from mgpu.ports import Placement
+from mgpu.ports import Placement, Whereabouts
 
 _STATE_TIMEOUT_S = 2.0
 _RESTART_S = 0.3
@@ -68,6 +68,11 @@ class ContainerState:
     def healthy(self) -> bool | None:
         """What its health check says; None where it has none."""
         return self.health == "healthy" if self.health not in {"", "none"} else None
+
+    @property
+    def whereabouts(self) -> Whereabouts:
+        """Where its processes are to be found."""
+        return Whereabouts(container=self.id)
 
     def __str__(self) -> str:
         if self.is_active:

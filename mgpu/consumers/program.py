@@ -23,7 +23,7 @@ from mgpu.config.keys import secrets_of_environment
 from mgpu.config.model import ConsumerConfig
 from mgpu.consumers.output import OutputLog
 from mgpu.errors import LoadFailed, UnloadFailed
-from mgpu.ports import Placement
+from mgpu.ports import Placement, Whereabouts
 
 _KEEPER = str(Path(__file__).with_name("keeper.py"))
 _CONNECT_TIMEOUT_S = 1.0
@@ -41,6 +41,8 @@ class ProgramState:
 
     running: bool
     text: str
+    pid: int | None = None
+    """Of the keeper, which the program and all that it starts descend from."""
 
     @property
     def is_active(self) -> bool:
@@ -56,6 +58,11 @@ class ProgramState:
     def healthy(self) -> bool | None:
         """None: a process has nothing to say of itself."""
         return None
+
+    @property
+    def whereabouts(self) -> Whereabouts:
+        """Where its processes are to be found."""
+        return Whereabouts(root_pid=self.pid)
 
     def __str__(self) -> str:
         return self.text
@@ -130,7 +137,8 @@ class Program:
     async def state(self) -> ProgramState:
         """Whether it runs; never raises."""
         if self._is_running():
-            return ProgramState(running=True, text="running")
+            pid = None if self._run is None else self._run.keeper.pid
+            return ProgramState(running=True, text="running", pid=pid)
         return ProgramState(running=False, text=self._ended)
 
     async def close(self) -> None:

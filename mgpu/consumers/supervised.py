@@ -20,7 +20,7 @@ from mgpu.config.model import ConsumerConfig
 from mgpu.consumers.http import HttpController
 from mgpu.consumers.probe import wait_until
 from mgpu.errors import ConsumerError, ConsumerFailed, LoadFailed, UnloadFailed
-from mgpu.ports import Placement, ProbeReport
+from mgpu.ports import Placement, ProbeReport, Whereabouts
 
 START_TIMEOUT_S = 120.0
 """For the whole load of a consumer whose configuration has no load route to give a deadline."""
@@ -48,6 +48,10 @@ class SupervisorState(Protocol):
     @property
     def healthy(self) -> bool | None:
         """What a health check of the supervisor's own says; None where there is none."""
+
+    @property
+    def whereabouts(self) -> Whereabouts:
+        """Where its processes are to be found now."""
 
 
 class Supervisor(Protocol):
@@ -79,6 +83,12 @@ class SupervisedController:
         self._http = http
         self._supervisor = supervisor
         self._by_supervisor_only = config.load is None and config.unload is None
+        self._whereabouts = Whereabouts()
+
+    @property
+    def whereabouts(self) -> Whereabouts:
+        """Where its processes were to be found when its supervisor was last asked."""
+        return self._whereabouts
 
     async def load(self, placement: Placement) -> None:
         """Start it if it is stopped, wait for the service, then call its load route.
@@ -122,7 +132,7 @@ class SupervisedController:
         A stopped unit's consumer is never connected to: that could start it by its socket.
         """
         try:
-            state = await self._supervisor.state()
+            state = await self._state()
         except ConsumerFailed as error:
             return ProbeReport(reachable=False, healthy=False, detail=error.detail)
         if not state.is_active:
@@ -145,7 +155,7 @@ class SupervisedController:
     async def _serves_already(self, deadline: float) -> bool:
         """Wait for the service of one that runs; False: it does not, or not any more."""
         with self._named(LoadFailed):
-            if not (await self._supervisor.state()).is_active:
+            if not (await self._state()).is_active:
                 return False
         try:
             await self._wait_for_service(deadline)
@@ -169,7 +179,7 @@ class SupervisedController:
         Raises ``LoadFailed`` when its supervisor gave up.
         """
         with self._named(LoadFailed):
-            state = await self._supervisor.state()
+            state = await self._state()
         if state.is_stopped:
             what = f"consumer {self._name}: {self._supervisor.name}"
             raise _EndedError(f"{what}: ended after its start, it is {state}")
@@ -180,6 +190,11 @@ class SupervisedController:
         # Without a health route, being there is enough: the residence route may say no to anything
         # before the load.
         return report if self._config.health else replace(report, healthy=report.reachable)
+
+    async def _state(self) -> SupervisorState:
+        state = await self._supervisor.state()
+        self._whereabouts = state.whereabouts
+        return state
 
     async def _stop_again(self) -> None:
         try:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mgpu.errors import ConfigError, ConsumerFailed, LoadFailed, UnloadFailed
-from mgpu.ports import Placement
+from mgpu.ports import Placement, Whereabouts
 
 _STATE_TIMEOUT_S = 2.0
 _OUTPUT_CHARS = 300
@@ -34,6 +34,7 @@ class UnitState:
     active: str
     sub: str
     result: str
+    control_group: str = ""
 
     @property
     def is_active(self) -> bool:
@@ -49,6 +50,11 @@ class UnitState:
     def healthy(self) -> bool | None:
         """None: systemd has no health checks."""
         return None
+
+    @property
+    def whereabouts(self) -> Whereabouts:
+        """Where its processes are to be found."""
+        return Whereabouts(control_group=self.control_group)
 
     def __str__(self) -> str:
         if self.load != "loaded":
@@ -103,7 +109,11 @@ class SystemdUnit:
 
     async def state(self) -> UnitState:
         """Ask how the unit is, within 2 s; raise ``ConsumerFailed`` when nobody can say."""
-        arguments = ("show", "--property=LoadState,ActiveState,SubState,Result", self.name)
+        arguments = (
+            "show",
+            "--property=LoadState,ActiveState,SubState,Result,ControlGroup",
+            self.name,
+        )
         try:
             ended = await self._run(arguments, _STATE_TIMEOUT_S)
         except OSError as error:
@@ -118,6 +128,7 @@ class SystemdUnit:
             active=shown.get("ActiveState", "unknown"),
             sub=shown.get("SubState", ""),
             result=shown.get("Result", ""),
+            control_group=shown.get("ControlGroup", ""),
         )
 
     async def _change(

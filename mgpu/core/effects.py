@@ -166,6 +166,25 @@ class FootprintLearned:
 
 
 @dataclass(frozen=True, slots=True)
+class Measured:
+    """What is known of a consumer by measurement has changed; worth keeping for the next start."""
+
+    consumer: str
+    gpus: tuple[int, ...]
+    footprint_mib: int
+    residual_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class FootprintWrong:
+    """A configured footprint is far from what was measured."""
+
+    consumer: str
+    configured_mib: int
+    measured_mib: int
+
+
+@dataclass(frozen=True, slots=True)
 class GpuHealthChanged:
     """A GPU stopped answering, or answers again (``error`` None); GPU None: none was ever seen."""
 
@@ -190,6 +209,8 @@ Fact = (
     | SwapMeasured
     | SettleTimedOut
     | FootprintLearned
+    | Measured
+    | FootprintWrong
     | GpuHealthChanged
     | LockReleased
 )

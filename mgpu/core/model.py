@@ -8,7 +8,7 @@ Memory is in MiB, times are seconds on a monotonic clock whose zero means nothin
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -101,6 +101,10 @@ class ConsumerPolicy:
     job_timeout_s: float = 600.0
     busy_timeout_s: float | None = None
     """A job that runs longer is cut off, and the consumer stopped; None: never."""
+    learns: bool = False
+    """Its footprint is what is measured (``footprint_mib: auto``); the one given here is 0."""
+    tells_residency: bool = False
+    """Its probe says whether it is resident, so that nothing is to be concluded from its memory."""
 
     def coexists_with(self, other: str) -> bool:
         """Whether ``other`` must stay when this consumer needs room."""
@@ -128,9 +132,24 @@ class Policy:
     settle_timeout_s: float = 5.0
 
 
+@dataclass(frozen=True, slots=True)
+class GpuProcess:
+    """What one process holds on a GPU; None: it is there, and nobody says with how much."""
+
+    pid: int
+    mib: int | None
+    name: str = ""
+    """The program's short name, never its command line; empty when it cannot be seen."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GpuReading:
-    """One GPU as measured at one moment. A failed measurement carries an error and no figures."""
+    """One GPU as measured at one moment. A failed measurement carries an error and no figures.
+
+    ``processes``: those that hold its memory; None: it does not tell. ``held_mib``: what the
+    processes of a consumer hold together, for the consumers of which that is known; ``foreign``
+    are the processes of none. Both are empty where nobody has looked whose processes they are.
+    """
 
     index: int
     uuid: str = ""
@@ -138,6 +157,9 @@ class GpuReading:
     total_mib: int = 0
     free_mib: int = 0
     error: str | None = None
+    processes: tuple[GpuProcess, ...] | None = None
+    held_mib: Mapping[str, int] = field(default_factory=dict)
+    foreign: tuple[GpuProcess, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ stops it knows better: then it is broken, holds all it had, and is stopped to be
 
 from __future__ import annotations
 
-from mgpu.core import disturbance, swapping, unloading, vram
+from mgpu.core import disturbance, measuring, swapping, unloading, vram
 from mgpu.core.effects import GpuHealthChanged
 from mgpu.core.events import ConsumerProbed, GpusLost, GpusRead, TimerKind
 from mgpu.core.model import ConsumerState as S
@@ -76,6 +76,15 @@ def gpus_read(step: Step, event: GpusRead) -> None:
         # when it has gone.
         if not consumer.gpus and consumer.unload is None:
             consumer.gpus = _home(state, consumer)
+    measuring.watch(step, event)
+    for consumer in state.consumers.values():
+        if measuring.appears(consumer) and consumer.name not in state.swaps:
+            disturbance.moved(state, consumer)
+            swapping.resident_by_itself(step, consumer, "its processes hold its memory")
+        elif measuring.vanishes(consumer):
+            disturbance.moved(state, consumer)
+            _vanished(consumer)
+            step.move(consumer, S.ABSENT, "its processes have let go of its memory")
 
 
 def gpus_lost(step: Step, event: GpusLost) -> None:
@@ -115,7 +124,8 @@ def _about_to_load(consumer: Consumer, event: ConsumerProbed) -> bool:
 def _vanished(consumer: Consumer) -> None:
     """A process that ended gave everything back, and its successor is to be measured again."""
     consumer.leftover_mib = 0
-    consumer.measured_mib = None
+    if not consumer.policy.learns:
+        consumer.measured_mib = None
     consumer.attempt += 1
 
 
@@ -123,6 +133,7 @@ def _take(gpu: Gpu, reading: GpuReading) -> None:
     gpu.error = reading.error
     gpu.uuid = reading.uuid or gpu.uuid
     gpu.name = reading.name or gpu.name
+    gpu.foreign = reading.foreign
     if reading.error is None:
         gpu.total_mib = reading.total_mib
         gpu.free_mib = reading.free_mib

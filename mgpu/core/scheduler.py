@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import assert_never
 
 from mgpu.core import (
@@ -68,12 +69,25 @@ from mgpu.core.step import Step
 class Scheduler:
     """Decides who computes, who waits, who is loaded and who has to leave."""
 
-    def __init__(self, policy: Policy, first_token: int = 1) -> None:
-        """Start with nothing known about the world; tokens count from ``first_token`` up."""
+    def __init__(
+        self,
+        policy: Policy,
+        first_token: int = 1,
+        learned_mib: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+    ) -> None:
+        """Start with nothing known about the world; tokens count from ``first_token`` up.
+
+        ``learned_mib``: footprint and residual of consumers whose footprint is measured, as they
+        were when the program last ran.
+        """
         consumers = {
             name: Consumer(p, S.RESIDENT if p.vram_managed else p.initially)
             for name, p in policy.consumers.items()
         }
+        for name, (footprint_mib, residual_mib) in learned_mib.items():
+            if policy.consumers[name].learns:
+                consumers[name].measured_mib = consumers[name].told_mib = footprint_mib
+                consumers[name].kept_seen_mib = residual_mib
         self.state = State(policy, consumers, next_token=first_token)
 
     def handle(self, event: Event) -> list[Effect]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from mgpu.core.averages import Averages
 from mgpu.core.jobs import Job
-from mgpu.core.model import ConsumerPolicy, ConsumerState, Policy
+from mgpu.core.model import ConsumerPolicy, ConsumerState, GpuProcess, Policy
 from mgpu.core.waiting import Waiting
 
 HISTORY = 20
@@ -41,6 +41,8 @@ class Unload:
     """An unload under way, or one that failed and left its consumer quarantined."""
 
     started_at: float
+    own_baseline_mib: dict[int, int] = field(default_factory=dict)
+    """Per GPU: what its processes held when it was asked, where that was known."""
     asked: bool = False
     """The consumer knows; before, new figures are waited for."""
     baseline_mib: dict[int, int] = field(default_factory=dict)
@@ -107,6 +109,19 @@ class Consumer:
     """End of its last finished job."""
     resident_since: float = -math.inf
     measured_mib: int | None = None
+    """The most it was seen to hold while resident, over all its GPUs; see ``core.measuring``."""
+    peak_mib: int = 0
+    """The most its processes were seen to hold since it became resident."""
+    assumed_mib: int = 0
+    """What it is taken to need while it loads for the first time: all that is to be had."""
+    own_mib: dict[int, int] = field(default_factory=dict)
+    """Per GPU: what its processes hold now; a GPU of which that is not known is not in it."""
+    kept_seen_mib: int = 0
+    """What its processes kept after its last unload."""
+    told_mib: int = 0
+    """The measured footprint that was last told to be kept."""
+    warned_mib: int | None = None
+    """The measured footprint that its configured one was last said to be wrong by."""
     leftover_mib: int = 0
     """What it did not give back although it said it had unloaded, beyond its residual."""
     failures: int = 0
@@ -163,7 +178,19 @@ class Consumer:
     @property
     def footprint_mib(self) -> int:
         """VRAM while resident: the larger of configured and measured."""
-        return max(self.policy.footprint_mib, self.measured_mib or 0)
+        return max(self.policy.footprint_mib, self.measured_mib or 0, self.assumed_mib)
+
+    @property
+    def needs_unknown(self) -> bool:
+        """Whether nobody knows yet what it needs: it is to be measured, and never was."""
+        return self.policy.learns and self.measured_mib is None
+
+    @property
+    def own_total_mib(self) -> int | None:
+        """What its processes hold on all its GPUs together; None when that is not known."""
+        if not self.gpus or any(index not in self.own_mib for index in self.gpus):
+            return None
+        return sum(self.own_mib[index] for index in self.gpus)
 
 
 @dataclass(slots=True)
@@ -181,6 +208,8 @@ class Gpu:
     owed_mib: int = 0
     """What somebody has given up and what does not show as free yet; see ``vram.owed_mib``."""
     owed_until: float = -math.inf
+    foreign: tuple[GpuProcess, ...] = ()
+    """The processes of no consumer that hold its memory."""
     holders: dict[str, float] = field(default_factory=dict)
     """Consumers that compute here, and since when; at most one under the exclusive lock."""
 

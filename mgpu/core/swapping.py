@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from mgpu.core import eviction, placement, unloading, vram
+from mgpu.core import eviction, measuring, placement, unloading, vram
 from mgpu.core.admission import refuse_waiting, satisfy_loads
 from mgpu.core.effects import Evicted, FootprintLearned, LoadMeasured, Sample, StartLoad
 from mgpu.core.events import TimerKind
@@ -32,8 +32,9 @@ def request(step: Step, target: Consumer, claim: Claim) -> bool:
     if not vram.figures_are_fresh(state, step.at):
         step.emit(Sample(state.sampling_fast))
         return False
+    # Of what it needs nothing is known: then all the room that can be made is made.
     verdict = placement.never_fits(state, target) or placement.plan(
-        state, target, step.at, busy=_busy(step), claim=claim
+        state, target, step.at, busy=_busy(step), claim=claim, everybody=target.needs_unknown
     )
     match verdict:
         case placement.Plan(gpus, victims):
@@ -67,6 +68,7 @@ def load_ended(step: Step, target: Consumer, error: str | None) -> None:
     assert swap.load_started_at is not None
     seconds = step.at - swap.load_started_at
     step.emit(LoadMeasured(target.name, ok=error is None, seconds=seconds))
+    target.assumed_mib = 0
     _learn_footprint(step, target, swap, ok=error is None)
     # A probe that was sent during the load says nothing about what came of it.
     target.attempt += 1
@@ -87,6 +89,7 @@ def resident_by_itself(step: Step, target: Consumer, reason: str) -> None:
     """
     step.state.swaps.pop(target.name, None)
     target.leftover_mib = 0
+    target.peak_mib = 0
     target.resident_since = step.at
     eviction.used(step.state, target)
     step.move(target, S.RESIDENT, reason)
@@ -167,7 +170,7 @@ def _may_load(state: State, target: Consumer, swap: Swap) -> bool:
 
     Before a second try that is all the way: the measured figure was enough for the first.
     """
-    if target.retrying:
+    if target.retrying or target.needs_unknown:
         return not swap.victims
     leaving = [state.consumers[victim].unload for victim in swap.victims]
     return all(unload is not None and unload.answered for unload in leaving)
@@ -200,6 +203,9 @@ def _load(step: Step, target: Consumer, swap: Swap) -> None:
         step.emit(LoadMeasured(target.name, ok=True, seconds=None))
         _resident(step, target, swap, "room made; its first job loads it")
         return
+    if target.needs_unknown:
+        room_mib = [vram.available_mib(state, state.gpus[i], target.name) for i in swap.gpus]
+        target.assumed_mib = max(0, min(room_mib)) * len(swap.gpus)
     target.attempt += 1
     step.move(target, S.LOADING, "room made")
     step.emit(StartLoad(target.name, target.attempt, swap.gpus))
@@ -214,20 +220,24 @@ def _resident(step: Step, target: Consumer, swap: Swap, reason: str) -> None:
 def _learn_footprint(step: Step, target: Consumer, swap: Swap, *, ok: bool) -> None:
     """Take the deepest fall of free memory during a load as the footprint that was seen.
 
-    Nothing is learned from a load that was disturbed, and from one that failed only that more is
-    needed than was known. A foreign process can still distort the figure; the next load corrects
-    it, and it never grows past what a GPU can hold, so that it alone makes nothing impossible.
+    Where the consumer's own processes tell what they hold, that counts and nobody else's memory
+    can distort it. Otherwise nothing is learned from a load that was disturbed, unless nothing is
+    known at all, and from one that failed only that more is needed than was known. Then a foreign
+    process can still distort the figure; the next load corrects it, and it never grows past what
+    a GPU can hold, so that it alone makes nothing impossible.
     """
     state = step.state
-    if swap.disturbed:
+    # None of it seen is no figure: a process that has just begun may not be known as its own yet.
+    own_mib = target.own_total_mib or None
+    if own_mib is None and swap.disturbed and not (ok and target.needs_unknown):
         return
-    seen_mib = sum(
+    seen_mib = own_mib or sum(
         swap.baseline_mib[i] - min(swap.lowest_mib[i], state.gpus[i].free_mib) for i in swap.gpus
     )
     most_mib = sum(state.gpus[i].total_mib - state.policy.cushion_mib for i in swap.gpus)
     seen_mib = min(seen_mib, most_mib)
     if seen_mib > (0 if ok else target.footprint_mib):
-        target.measured_mib = seen_mib
+        measuring.loaded(step, target, seen_mib)
         if seen_mib > target.policy.footprint_mib:
             step.emit(FootprintLearned(target.name, seen_mib))
 

@@ -15,7 +15,7 @@ settle is up: whoever loads next is held to the measured figure anyway.
 
 from __future__ import annotations
 
-from mgpu.core import disturbance, vram
+from mgpu.core import disturbance, measuring, vram
 from mgpu.core.effects import Answer, Sample, SettleTimedOut, StartUnload, UnloadMeasured
 from mgpu.core.events import TimerKind
 from mgpu.core.model import ConsumerState as S
@@ -88,7 +88,9 @@ def settle_timed_out(step: Step, consumer: Consumer) -> None:
     """The memory did not show as free in time."""
     unload = consumer.unload
     assert unload is not None
-    if unload.disturbed or disturbance.blind(step.state, consumer.gpus):
+    blind = disturbance.blind(step.state, consumer.gpus)
+    tells = not blind and all(_own_freed_on(consumer, i) is not None for i in consumer.gpus)
+    if not tells and (unload.disturbed or blind):
         absent(step, consumer, "by its own word: its memory cannot be told from others'")
         return
     # Others have had less time than this one: who has not even answered has given nothing back.
@@ -96,7 +98,8 @@ def settle_timed_out(step: Step, consumer: Consumer) -> None:
     missing_mib = round((1.0 - fraction) * vram.returnable_mib(consumer))
     step.emit(SettleTimedOut(consumer.name, missing_mib))
     if fraction >= ACCEPTED_FRACTION:
-        consumer.leftover_mib += missing_mib
+        if not tells:
+            consumer.leftover_mib += missing_mib
         absent(step, consumer, f"unloaded, but kept {missing_mib} MiB")
     else:
         _escalate_or_quarantine(step, consumer, f"unloaded, but {missing_mib} MiB are not free")
@@ -108,6 +111,7 @@ def absent(step: Step, consumer: Consumer, reason: str) -> None:
     assert unload is not None
     if consumer.state is S.UNLOADING:
         _take_off(step, consumer)
+        measuring.left(step, consumer)
         step.cancel_timer(TimerKind.SETTLE, consumer.name, consumer.attempt)
         step.emit(UnloadMeasured(consumer.name, ok=True, seconds=step.at - unload.started_at))
         consumer.failures = 0
@@ -150,6 +154,7 @@ def _ask_on_new_figures(step: Step, consumer: Consumer, unload: Unload) -> bool:
     unload.asked = True
     unload.disturbed = disturbance.blind(state, consumer.gpus) or _holds_nothing_yet(consumer)
     unload.baseline_mib = {i: _baseline_mib(state, consumer, i) for i in consumer.gpus}
+    unload.own_baseline_mib = {i: m for i, m in consumer.own_mib.items() if i in consumer.gpus}
     _ask(step, consumer, escalate=unload.escalated)
     return True
 
@@ -192,7 +197,9 @@ def _has_left(state: State, consumer: Consumer) -> bool:
     """Whether a consumer's memory shows as free."""
     unload = consumer.unload
     assert unload is not None
-    if unload.disturbed or not (unload.answered or consumer.state is S.QUARANTINED):
+    if not (unload.answered or consumer.state is S.QUARANTINED):
+        return False
+    if unload.disturbed and any(_own_freed_on(consumer, i) is None for i in consumer.gpus):
         return False
     # Memory comes back in steps. A swap that was planned on all of it must not take the first
     # steps for the whole and look for another victim.
@@ -225,6 +232,23 @@ def _freed_on(state: State, consumer: Consumer, index: int, *, answered: bool = 
     ``answered``: expect memory only of those who have answered.
     """
     assert consumer.unload is not None
+    own = _own_freed_on(consumer, index)
+    return _free_risen(state, consumer, index, answered=answered) if own is None else own
+
+
+def _own_freed_on(consumer: Consumer, index: int) -> float | None:
+    """The share of what its own processes were to give back that they have; None: not known."""
+    assert consumer.unload is not None
+    held_mib = consumer.unload.own_baseline_mib.get(index)
+    if not held_mib or index not in consumer.own_mib:
+        return None
+    expected_mib = held_mib - vram.share_mib(vram.kept_mib(consumer), consumer.gpus)
+    return (held_mib - consumer.own_mib[index]) / expected_mib if expected_mib > 0 else 1.0
+
+
+def _free_risen(state: State, consumer: Consumer, index: int, *, answered: bool = False) -> float:
+    """The same by the GPU's free memory, over all who leave together."""
+    assert consumer.unload is not None
     expected_mib = vram.gain_mib(consumer) + sum(
         vram.gain_mib(other)
         for other, unload in _others_leaving(state, consumer, index)
@@ -248,7 +272,7 @@ def _take_off(step: Step, consumer: Consumer) -> None:
     state = step.state
     until = step.at + state.policy.settle_timeout_s
     for index in consumer.gpus:
-        share = min(1.0, max(0.0, _freed_on(state, consumer, index, answered=True)))
+        share = min(1.0, max(0.0, _free_risen(state, consumer, index, answered=True)))
         shown_mib = round(vram.gain_mib(consumer) * share)
         vram.owe(state.gpus[index], vram.gain_mib(consumer) - shown_mib, step.at, until)
         for _, unload in _others_leaving(state, consumer, index):

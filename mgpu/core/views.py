@@ -6,10 +6,13 @@ import heapq
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
-from mgpu.core import estimates, vram
-from mgpu.core.model import ConsumerState
+from mgpu.core import estimates, measuring, vram
+from mgpu.core.model import ConsumerState, GpuProcess
 from mgpu.core.state import Consumer, Gpu, State
+
+FootprintSource = Literal["configured", "measured", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,8 @@ class GpuView:
     foreign_mib: int
     lock_consumer: str | None
     lock_jobs: tuple[str, ...]
+    foreign: tuple[GpuProcess, ...] = ()
+    """The processes of no consumer that hold its memory, the largest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +51,10 @@ class ConsumerView:
     queued: int
     last_used_s: float | None
     pinned: bool
+    footprint_source: FootprintSource = "configured"
+    """Where ``footprint_mib`` is from; ``unknown``: it is to be measured, and never was."""
+    held_mib: int | None = None
+    """What its processes hold now; None: not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +83,8 @@ class Snapshot:
     evictions: int
     loads: int
     paused: bool = False
+    warnings: tuple[str, ...] = ()
+    """What is wrong with the configuration, as far as it was measured."""
 
 
 WAITERS_SHOWN = 1000
@@ -101,6 +112,7 @@ def take(state: State, at: float) -> Snapshot:
         evictions=state.evictions,
         loads=state.loads,
         paused=state.paused,
+        warnings=tuple(_warning(c) for c in state.consumers.values() if measuring.wrong(c)),
     )
 
 
@@ -118,6 +130,7 @@ def _gpu(state: State, gpu: Gpu) -> GpuView:
         foreign_mib=vram.foreign_mib(state, gpu),
         lock_consumer=next(iter(gpu.holders), None),
         lock_jobs=tuple(jobs),
+        foreign=tuple(sorted(gpu.foreign, key=lambda p: (-(p.mib or 0), p.pid))),
     )
 
 
@@ -134,4 +147,19 @@ def _consumer(consumer: Consumer, at: float) -> ConsumerView:
         queued=len(consumer.waiting),
         last_used_s=age_s if math.isfinite(age_s) else None,
         pinned=consumer.pinned,
+        footprint_source=_source(consumer),
+        held_mib=consumer.own_total_mib,
+    )
+
+
+def _source(consumer: Consumer) -> FootprintSource:
+    if consumer.needs_unknown:
+        return "unknown"
+    return "measured" if consumer.footprint_mib > consumer.policy.footprint_mib else "configured"
+
+
+def _warning(consumer: Consumer) -> str:
+    return (
+        f"{consumer.name}: footprint_mib is {consumer.policy.footprint_mib}, measured were "
+        f"{consumer.measured_mib} MiB; write footprint_mib: {consumer.measured_mib}"
     )

@@ -36,7 +36,7 @@ def share_mib(total_mib: int, gpus: tuple[int, ...]) -> int:
 
 def kept_mib(consumer: Consumer) -> int:
     """What a consumer holds when it is absent."""
-    return consumer.policy.residual_mib + consumer.leftover_mib
+    return max(consumer.policy.residual_mib, consumer.kept_seen_mib) + consumer.leftover_mib
 
 
 def held_mib(consumer: Consumer) -> int:
@@ -138,9 +138,13 @@ def available_mib(
 
 
 def foreign_mib(state: State, gpu: Gpu) -> int:
-    """Memory that no consumer accounts for; 0 for as long as a load under way may explain it."""
+    """Memory that no consumer accounts for, and at least what processes of nobody are seen to hold.
+
+    What only the books miss is 0 for as long as a load under way may explain it.
+    """
     explained = billed_mib(state, gpu.index) + reserved_mib(state, gpu.index)
-    return max(0, gpu.used_mib - explained)
+    seen_mib = min(gpu.used_mib, sum(process.mib or 0 for process in gpu.foreign))
+    return max(seen_mib, gpu.used_mib - explained)
 
 
 def believe_the_gpu(state: State, gpu: Gpu) -> None:

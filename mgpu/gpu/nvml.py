@@ -5,6 +5,11 @@ Or the library as a whole is of no use (not there, driver gone, versions apart):
 and the next one shuts NVML down and initialises it anew, since handles and NVML's own view of a
 GPU are good for one initialisation only. So whatever is repaired is noticed without a restart.
 
+Which processes hold a GPU's memory is read along with it, by their numbers in the host's own
+numbering. Where that cannot be had (WSL, vGPU, old drivers) it is not asked for again until NVML is
+initialised anew, and everything else goes on. With MIG, a GPU as a whole is read: its instances
+are not told apart.
+
 Facts about NVML are from NVIDIA's NVML API reference, those about the binding from its source
 (nvidia-ml-py 13: ``_LoadNvmlLibrary``, ``_nvmlGetFunctionPointer``).
 """
@@ -15,12 +20,12 @@ import contextlib
 import time
 from _ctypes import dlclose
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import pynvml
 
-from mgpu.core.model import GpuReading
+from mgpu.core.model import GpuProcess, GpuReading
 from mgpu.errors import ConfigError, GpuUnhealthy
 
 Devices = Literal["all"] | tuple[int | str, ...]
@@ -33,6 +38,22 @@ _WHOLE_LIBRARY: Final = frozenset(
         pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
     }
 )
+
+_NEVER: Final = frozenset(
+    {
+        pynvml.NVML_ERROR_NOT_SUPPORTED,
+        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        pynvml.NVML_ERROR_NO_PERMISSION,
+    }
+)
+"""Errors that a call will go on to give; all others may pass."""
+
+_PROCESS_LISTS: Final = (
+    "nvmlDeviceGetComputeRunningProcesses",
+    "nvmlDeviceGetGraphicsRunningProcesses",
+    "nvmlDeviceGetMPSComputeRunningProcesses",
+)
+"""A process may be in several of them, with the same figure."""
 
 _MEANING: Final = {
     pynvml.NVML_ERROR_LIBRARY_NOT_FOUND: (
@@ -62,6 +83,8 @@ class _Gpu:
     name: str = ""
     total_mib: int = 0
     lost: bool = False
+    unlisted: set[str] = field(default_factory=set)
+    """The lists of processes that this GPU does not have."""
 
     def failed(self, error: str) -> GpuReading:
         return GpuReading(
@@ -121,6 +144,7 @@ class NvmlReader:
         """Shut NVML down; a read after it initialises it again."""
         for gpu in self._gpus.values():
             gpu.handle = None
+            gpu.unlisted.clear()
         if self._initialised:
             self._initialised = self._sound = False
             # A library that has failed need not be able to shut down; there is nothing else to do.
@@ -176,6 +200,7 @@ class NvmlReader:
         try:
             _open(gpu)
             memory = pynvml.nvmlDeviceGetMemoryInfo(gpu.handle)
+            processes = _processes(gpu)
         except pynvml.NVMLError as error:
             if error.value in _WHOLE_LIBRARY:
                 raise
@@ -189,7 +214,40 @@ class NvmlReader:
             name=gpu.name,
             total_mib=gpu.total_mib,
             free_mib=memory.free >> 20,
+            processes=processes,
         )
+
+
+def _processes(gpu: _Gpu) -> tuple[GpuProcess, ...] | None:
+    """Who holds memory of a GPU; None when that cannot be said.
+
+    Compute is the list that matters, so without it nothing is said. A figure that is not
+    available, as always under WDDM, is None and never a number.
+    """
+    found: dict[int, int | None] = {}
+    for name in _PROCESS_LISTS:
+        listed = _listed(gpu, name)
+        if listed is None and name == _PROCESS_LISTS[0]:
+            return None
+        for process in listed or ():
+            mib = None if process.usedGpuMemory is None else process.usedGpuMemory >> 20
+            known = found.get(process.pid, 0)
+            found[process.pid] = None if mib is None or known is None else max(known, mib)
+    return tuple(GpuProcess(pid, mib) for pid, mib in sorted(found.items()))
+
+
+def _listed(gpu: _Gpu, name: str) -> list[Any] | None:
+    if name in gpu.unlisted:
+        return None
+    try:
+        listed: list[Any] = getattr(pynvml, name)(gpu.handle)
+    except pynvml.NVMLError as error:
+        if error.value in _WHOLE_LIBRARY:
+            raise
+        if error.value in _NEVER:
+            gpu.unlisted.add(name)
+        return None
+    return listed
 
 
 def _open(gpu: _Gpu) -> None:

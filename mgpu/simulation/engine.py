@@ -23,10 +23,12 @@ from mgpu.core.effects import (
     Evicted,
     Finish,
     FootprintLearned,
+    FootprintWrong,
     GpuHealthChanged,
     Grant,
     LoadMeasured,
     LockReleased,
+    Measured,
     Sample,
     SetTimer,
     SettleTimedOut,
@@ -209,6 +211,8 @@ class _Machine:
                 | SwapMeasured()
                 | Evicted()
                 | FootprintLearned()
+                | FootprintWrong()
+                | Measured()
                 | GpuHealthChanged()
                 | SettleTimedOut()
             ):

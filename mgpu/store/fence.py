@@ -27,7 +27,7 @@ _BUSY_TIMEOUT_S = 5.0
 
 _APPLICATION_ID = 0x6D677075  # "mgpu" in ASCII, in the file's header.
 
-_MIGRATIONS = ("schema.sql",)
+_MIGRATIONS = ("schema.sql", "measurements.sql")
 """The n-th of these files (from 1) brings a database of version n - 1 to version n."""
 
 
@@ -68,6 +68,11 @@ class SqliteFenceStore:
             except BaseException:
                 self._connection.close()
                 raise
+
+    @property
+    def path(self) -> Path:
+        """The file, for others who keep something in it."""
+        return self._path
 
     def reserve(self, count: int) -> int:
         """The first of ``count`` tokens, all greater than any ever reserved; on disk on return.

@@ -14,10 +14,12 @@ from mgpu.core.effects import (
     Fact,
     Finish,
     FootprintLearned,
+    FootprintWrong,
     GpuHealthChanged,
     Grant,
     LoadMeasured,
     LockReleased,
+    Measured,
     SettleTimedOut,
     StateChanged,
     SwapMeasured,
@@ -30,7 +32,7 @@ _log = structlog.stdlib.get_logger("mgpu.scheduler")
 _TROUBLE = frozenset({ConsumerState.COOLDOWN, ConsumerState.QUARANTINED})
 
 
-def log_fact(fact: Fact | Finish | Grant) -> None:  # noqa: C901 - one arm a fact
+def log_fact(fact: Fact | Finish | Grant) -> None:  # noqa: C901, PLR0912 - one arm a fact
     """Write the line that belongs to ``fact``."""
     match fact:
         case Finish():
@@ -54,6 +56,21 @@ def log_fact(fact: Fact | Finish | Grant) -> None:  # noqa: C901 - one arm a fac
             _log.error("the GPU does not answer", gpu=gpu, error=error)
         case FootprintLearned(consumer, footprint_mib):
             _log.info("footprint learned", consumer=consumer, footprint_mib=footprint_mib)
+        case FootprintWrong(consumer, configured_mib, measured_mib):
+            _log.warning(
+                "footprint_mib is wrong",
+                consumer=consumer,
+                configured_mib=configured_mib,
+                measured_mib=measured_mib,
+                write=f"footprint_mib: {measured_mib}",
+            )
+        case Measured(consumer, _, footprint_mib, residual_mib):
+            _log.debug(
+                "measured",
+                consumer=consumer,
+                footprint_mib=footprint_mib,
+                residual_mib=residual_mib,
+            )
         case SwapMeasured(target, seconds):
             _log.debug("swap ended", target=target, took_s=_rounded(seconds))
         case LockReleased(gpu, consumer, held_s):

@@ -82,7 +82,8 @@ class SnapshotCollector(Collector):
         )
         for view in views:
             configured_mib = self._consumers[view.name].footprint_mib
-            footprints.add_metric([view.name, "configured"], configured_mib * _BYTES_PER_MIB)
+            if configured_mib != "auto":
+                footprints.add_metric([view.name, "configured"], configured_mib * _BYTES_PER_MIB)
             if view.measured_mib is not None:
                 footprints.add_metric([view.name, "measured"], view.measured_mib * _BYTES_PER_MIB)
         return footprints

@@ -23,10 +23,12 @@ from mgpu.core.effects import (
     Fact,
     Finish,
     FootprintLearned,
+    FootprintWrong,
     GpuHealthChanged,
     Grant,
     LoadMeasured,
     LockReleased,
+    Measured,
     SettleTimedOut,
     StateChanged,
     SwapMeasured,
@@ -111,7 +113,13 @@ class Metrics:
                 _count_move(self._loads, self._load_seconds, consumer, seconds, ok=ok)
             case UnloadMeasured(consumer, ok, seconds):
                 _count_move(self._unloads, self._unload_seconds, consumer, seconds, ok=ok)
-            case StateChanged() | FootprintLearned() | GpuHealthChanged():
+            case (
+                StateChanged()
+                | FootprintLearned()
+                | Measured()
+                | FootprintWrong()
+                | GpuHealthChanged()
+            ):
                 pass  # The snapshot tells it at the next scrape.
             case _:
                 assert_never(fact)

@@ -6,9 +6,12 @@
      state          one fact per line, replaced as a whole:
                       driver VERSION                  of the kernel driver; ours is STANDIN_VERSION
                       gpu INDEX TOTAL_MIB USED_MIB LOST UUID NAME...
+                      process KIND GPU PID MIB      one more; KIND compute, graphics or mps; MIB
+                                                    -1: the figure is not available
                       fault FUNCTION GPU CODE DELAY_MS HANG     FUNCTION * and GPU -1 mean any
      held/INDEX/    what processes hold on a GPU, as mgpu.gpu.simulated.HeldMemory writes it: the
-                    length of each locked file is so many MiB
+                    length of each locked file is so many MiB. These are compute processes, by the
+                    number in the file's name (NAME.PID.XXXX)
 
    As with the real library, a session lasts from nvmlInitWithFlags to nvmlShutdown: outside it
    nothing but nvmlErrorString works, and handles are good and a GPU seen lost is lost inside it.
@@ -34,6 +37,7 @@
 #endif
 #define MAX_GPUS 16
 #define MAX_FAULTS 32
+#define MAX_PROCESSES 64
 #define SESSIONS 64
 #define MIB (1ULL << 20)
 
@@ -62,9 +66,24 @@ typedef struct {
   int gpu, code, delay_ms, hang;
 } fault_t;
 
+/* nvmlProcessInfo_v2_t, which is also that of the _v3 functions. */
+typedef struct {
+  unsigned pid;
+  unsigned long long used;
+  unsigned gpu_instance, compute_instance;
+} process_t;
+
+typedef struct {
+  char kind[16];
+  int gpu;
+  unsigned pid;
+  long long mib;
+} entry_t;
+
 typedef struct {
   char driver[64];
-  int gpus, faults;
+  int gpus, faults, entries;
+  entry_t entry[MAX_PROCESSES];
   gpu_t gpu[MAX_GPUS];
   fault_t fault[MAX_FAULTS];
 } state_t;
@@ -72,6 +91,10 @@ typedef struct {
 /* For the test that compares this file with pynvml. */
 const size_t standin_memory_layout[4] = {sizeof(memory_t), offsetof(memory_t, total),
                                          offsetof(memory_t, free), offsetof(memory_t, used)};
+const size_t standin_process_layout[5] = {sizeof(process_t), offsetof(process_t, pid),
+                                          offsetof(process_t, used),
+                                          offsetof(process_t, gpu_instance),
+                                          offsetof(process_t, compute_instance)};
 const size_t standin_buffers[2] = {sizeof(((gpu_t *)0)->uuid), sizeof(((gpu_t *)0)->name)};
 const int standin_codes[6] = {UNINITIALIZED,     INVALID_ARGUMENT, INSUFFICIENT_SIZE,
                               DRIVER_NOT_LOADED, GPU_IS_LOST,      VERSION_MISMATCH};
@@ -84,11 +107,17 @@ static char handles[SESSIONS][MAX_GPUS];
 static void parse(const char *line, state_t *state) {
   gpu_t gpu = {0};
   fault_t fault = {.gpu = -1};
+  entry_t entry = {0};
   int index;
   if (sscanf(line, "driver %63s", state->driver) == 1) return;
   if (sscanf(line, "gpu %d %llu %llu %d %95s %95[^\n]", &index, &gpu.total_mib, &gpu.used_mib,
              &gpu.lost, gpu.uuid, gpu.name) == 6 && index == state->gpus && index < MAX_GPUS) {
     state->gpu[state->gpus++] = gpu;
+    return;
+  }
+  if (sscanf(line, "process %15s %d %u %lld", entry.kind, &entry.gpu, &entry.pid, &entry.mib) ==
+          4 && state->entries < MAX_PROCESSES) {
+    state->entry[state->entries++] = entry;
     return;
   }
   if (sscanf(line, "fault %63s %d %d %d %d", fault.function, &fault.gpu, &fault.code,
@@ -144,7 +173,14 @@ static int meet_fault(const state_t *state, const char *function, int gpu) {
   return fault->code;
 }
 
-static unsigned long long held_mib(int gpu) {
+static int number_of(const char *name) {
+  const char *last = strrchr(name, '.');
+  while (last && last > name && last[-1] != '.') last--;
+  return last ? atoi(last) : 0;
+}
+
+/* What living processes hold on a GPU; with room for them, each of them too. */
+static unsigned long long held_by(int gpu, process_t *found, unsigned room, unsigned *count) {
   char path[PATH_MAX];
   unsigned long long held = 0;
   snprintf(path, sizeof path, "%s/held/%d", getenv("NVML_STANDIN_DIR"), gpu);
@@ -156,11 +192,27 @@ static unsigned long long held_mib(int gpu) {
     int file = openat(dirfd(directory), entry->d_name, O_RDONLY | O_CLOEXEC);
     if (file < 0) continue;
     int holder_is_alive = flock(file, LOCK_SH | LOCK_NB) && errno == EWOULDBLOCK;
-    if (holder_is_alive && !fstat(file, &status)) held += (unsigned long long)status.st_size;
+    if (holder_is_alive && !fstat(file, &status)) {
+      unsigned long long mib = (unsigned long long)status.st_size;
+      unsigned pid = (unsigned)number_of(entry->d_name), at = 0;
+      held += mib;
+      while (at < *count && at < room && found[at].pid != pid) at++;
+      if (mib && at == *count) {
+        if (at < room) found[at] = (process_t){pid, 0, ~0u, ~0u};
+        ++*count;
+      }
+      if (mib && at < room) found[at].used += mib * MIB;
+    }
     close(file);
   }
   closedir(directory);
   return held;
+}
+
+static unsigned long long held_mib(int gpu) {
+  unsigned count = 0;
+  process_t none;
+  return held_by(gpu, &none, 0, &count);
 }
 
 /* What every call but init begins with; gpu -1 for calls that are about none. */
@@ -234,7 +286,41 @@ int nvmlDeviceGetMemoryInfo(void *handle, memory_t *memory) {
   return OK;
 }
 
+/* As the real ones: without room, or with too little, the number that is needed. */
+static int list(const char *function, const char *kind, void *handle, unsigned *count,
+                process_t *found) {
+  state_t state;
+  static process_t all[1024];
+  unsigned there = 0;
+  int gpu = index_of(handle), code = begin(&state, function, gpu);
+  if (code) return code;
+  if (!strcmp(kind, "compute")) held_by(gpu, all, 1024, &there);
+  for (int i = 0; i < state.entries; i++) {
+    const entry_t *entry = &state.entry[i];
+    if (entry->gpu != gpu || strcmp(entry->kind, kind)) continue;
+    unsigned long long used = entry->mib < 0 ? ~0ULL : (unsigned long long)entry->mib * MIB;
+    all[there++] = (process_t){entry->pid, used, ~0u, ~0u};
+  }
+  unsigned room = *count;
+  *count = there;
+  if (there > room) return INSUFFICIENT_SIZE;
+  if (there) memcpy(found, all, there * sizeof *all);
+  return OK;
+}
+
+int nvmlDeviceGetComputeRunningProcesses_v3(void *handle, unsigned *count, process_t *found) {
+  return list(__func__, "compute", handle, count, found);
+}
+
 #ifndef WITHOUT_OPTIONAL
+int nvmlDeviceGetGraphicsRunningProcesses_v3(void *handle, unsigned *count, process_t *found) {
+  return list(__func__, "graphics", handle, count, found);
+}
+
+int nvmlDeviceGetMPSComputeRunningProcesses_v3(void *handle, unsigned *count, process_t *found) {
+  return list(__func__, "mps", handle, count, found);
+}
+
 static int copy(char *to, unsigned size, const char *from) {
   if (strlen(from) >= size) return INSUFFICIENT_SIZE;
   strcpy(to, from);

@@ -64,6 +64,7 @@ class NvmlStandin:
             for index in range(gpus)
         ]
         self._faults: dict[tuple[str, int], _Fault] = {}
+        self._processes: list[tuple[str, int, int, int]] = []
         for index in range(gpus):
             self.held_directory(index).mkdir(parents=True, exist_ok=True)
         self.install(library)
@@ -114,6 +115,18 @@ class NvmlStandin:
 
     def set_name(self, name: str, *, gpu: int = 0) -> None:
         self._change(gpu, name=name)
+
+    def list_process(
+        self, pid: int, mib: int | None, *, kind: str = "compute", gpu: int = 0
+    ) -> None:
+        """List one that holds nothing in ``held_directory``; None: its figure is not available."""
+        self._processes.append((kind, gpu, pid, -1 if mib is None else mib))
+        self._write()
+
+    def unlist_processes(self) -> None:
+        """Forget all that ``list_process`` has listed."""
+        self._processes.clear()
+        self._write()
 
     def lose(self, *, gpu: int = 0) -> None:
         """Let it fall off the bus: lost until ``bring_back`` and a new initialisation of NVML."""
@@ -180,6 +193,7 @@ class NvmlStandin:
             f"fault {function} {gpu} {fault.code} {fault.delay_ms} {fault.hang:d}"
             for (function, gpu), fault in self._faults.items()
         ]
+        lines += [f"process {kind} {gpu} {pid} {mib}" for kind, gpu, pid, mib in self._processes]
         new = self._directory / "state.new"
         new.write_text("".join(f"{line}\n" for line in lines), errors="surrogateescape")
         new.replace(self._directory / "state")
