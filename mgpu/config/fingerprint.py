@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 
-from mgpu.config.model import Config
+from mgpu.config.model import Config, ConsumerConfig
 
 _KEYS = ("url", "gpus", "load", "systemd_unit", "systemd_scope", "preset", "container", "command")
 """With another one of these it is another program, or the same with other weights."""
@@ -12,11 +12,11 @@ _KEYS = ("url", "gpus", "load", "systemd_unit", "systemd_scope", "preset", "cont
 
 def fingerprints(config: Config) -> dict[str, str]:
     """One for each consumer, which changes when what was measured of it says nothing any more."""
-    return {
-        name: hashlib.sha256(
-            consumer.model_dump_json(
-                include=set(_KEYS), exclude={"load": {"headers", "timeout_s", "ok"}}
-            ).encode()
-        ).hexdigest()
-        for name, consumer in config.consumers.items()
-    }
+    return {name: _fingerprint(consumer) for name, consumer in config.consumers.items()}
+
+
+def _fingerprint(consumer: ConsumerConfig) -> str:
+    # Headers may hold a secret, and say nothing about what is loaded.
+    kept = {"load": {"headers", "timeout_s", "ok"}}
+    text = consumer.model_dump_json(include=set(_KEYS), exclude=kept)
+    return hashlib.sha256(text.encode()).hexdigest()

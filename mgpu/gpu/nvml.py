@@ -241,6 +241,9 @@ def _listed(gpu: _Gpu, name: str) -> list[Any] | None:
         return None
     try:
         listed: list[Any] = getattr(pynvml, name)(gpu.handle)
+    except pynvml.NVMLLibraryMismatchError:  # what the binding makes of a function that is missing
+        gpu.unlisted.add(name)
+        return None
     except pynvml.NVMLError as error:
         if error.value in _WHOLE_LIBRARY:
             raise

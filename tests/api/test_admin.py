@@ -31,6 +31,7 @@ async def test_status_has_the_promised_shape(sites: Sites) -> None:
                 "reserved_mib": 16,
                 "foreign_mib": 8,
                 "lock": {"consumer": None, "jobs": []},
+                "foreign": [],
             }
         ],
         "consumers": {
@@ -44,6 +45,8 @@ async def test_status_has_the_promised_shape(sites: Sites) -> None:
                 "queued": 0,
                 "last_used_s": None,
                 "pinned": False,
+                "footprint_source": "configured",
+                "held_mib": None,
             }
         },
         "queue": [],

@@ -42,12 +42,6 @@ def test_a_way_of_scheduling_that_is_not_there_yet_is_told_so(
     assert problems(text) == [f"1: {problem} not supported by this version yet"]
 
 
-def test_a_footprint_to_be_measured_is_told_so(problems: Problems) -> None:
-    assert problems(f"{TTS}        footprint_mib: auto\n") == [
-        "5: consumers.tts.footprint_mib: auto is not supported by this version yet"
-    ]
-
-
 def test_off_is_what_this_version_does_and_is_accepted(loaded: Load) -> None:
     config = loaded(f"""{TTS}
         preset: null
@@ -57,10 +51,9 @@ def test_off_is_what_this_version_does_and_is_accepted(loaded: Load) -> None:
     assert config == loaded(TTS)
 
 
-def test_the_tables_name_no_key_that_the_model_has_and_no_value_of_one_it_has_not() -> None:
+def test_the_table_names_no_key_that_the_model_has() -> None:
     def is_known(pattern: str) -> bool:
         *section, key = pattern.replace("*", "any").split(".")
         return key in keys_at(tuple(section))
 
     assert not any(map(is_known, future.KEYS))
-    assert all(map(is_known, future.VALUES))

@@ -128,7 +128,7 @@ def test_what_rests_on_a_wrong_value_is_not_reported_too(problems: Problems) -> 
     assert problems(f"""{TTS}
         footprint_mib: much
         residual_mib: 100
-        """) == ["6: consumers.tts.footprint_mib: must be a whole number, not 'much'"]
+        """) == ["6: consumers.tts.footprint_mib: must be auto or a whole number, not 'much'"]
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 import pynvml
 import pytest
 
-from mgpu.core.model import GpuReading
+from mgpu.core.model import GpuProcess, GpuReading
 from mgpu.errors import ConfigError, GpuUnhealthy
 from mgpu.gpu.nvml import Devices, NvmlReader
 from tests.support.nvml import SONAME, NvmlStandin, build
@@ -57,6 +57,7 @@ class TestFigures:
                 name="Stand-in GPU 0",
                 total_mib=24576,
                 free_mib=24576,
+                processes=(),
             ),
             GpuReading(
                 index=1,
@@ -64,6 +65,7 @@ class TestFigures:
                 name="Stand-in GPU 1",
                 total_mib=81559,
                 free_mib=80000,
+                processes=(),
             ),
         )
 
@@ -270,6 +272,75 @@ class TestAllFails:
             assert len(process.read()["gpus"]) == 2
 
 
+LISTS = (
+    "nvmlDeviceGetComputeRunningProcesses_v3",
+    "nvmlDeviceGetGraphicsRunningProcesses_v3",
+    "nvmlDeviceGetMPSComputeRunningProcesses_v3",
+)
+
+
+def processes(reader: NvmlReader) -> tuple[GpuProcess, ...] | None:
+    return reader.read()[0].processes
+
+
+class TestProcesses:
+    def test_each_that_holds_memory_is_listed_on_its_gpu(
+        self, reader: NvmlReader, nvml: NvmlStandin
+    ) -> None:
+        with holder(nvml.held_directory(1), "tts") as tts:
+            tts.hold(2400)
+            found = [reading.processes for reading in reader.read()]
+        assert found == [(), (GpuProcess(tts.process.pid, 2400),)]
+
+    def test_one_in_several_lists_counts_once(self, reader: NvmlReader, nvml: NvmlStandin) -> None:
+        nvml.list_process(70, 500)
+        nvml.list_process(70, 500, kind="graphics")
+        nvml.list_process(80, 300, kind="graphics")
+        nvml.list_process(90, 200, kind="mps")
+        assert processes(reader) == (
+            GpuProcess(70, 500),
+            GpuProcess(80, 300),
+            GpuProcess(90, 200),
+        )
+
+    def test_a_figure_that_is_not_available_is_no_number(
+        self, reader: NvmlReader, nvml: NvmlStandin
+    ) -> None:
+        nvml.list_process(70, None)
+        nvml.list_process(70, 500, kind="graphics")
+        assert processes(reader) == (GpuProcess(70, None),)
+
+    @pytest.mark.parametrize(
+        "code", [pynvml.NVML_ERROR_NOT_SUPPORTED, pynvml.NVML_ERROR_NO_PERMISSION]
+    )
+    def test_without_the_list_memory_is_told_all_the_same_and_it_is_not_asked_for_again(
+        self, reader: NvmlReader, nvml: NvmlStandin, code: int
+    ) -> None:
+        nvml.fail(LISTS[0], code)
+        assert processes(reader) is None
+        assert healthy(reader) == [0, 1]
+        nvml.heal()
+        assert processes(reader) is None
+        reader.close()
+        assert processes(reader) == ()
+
+    def test_without_the_other_lists_compute_is_told(
+        self, reader: NvmlReader, nvml: NvmlStandin
+    ) -> None:
+        nvml.fail(LISTS[1], pynvml.NVML_ERROR_NOT_SUPPORTED)
+        nvml.fail(LISTS[2], pynvml.NVML_ERROR_NOT_SUPPORTED)
+        nvml.list_process(70, 500)
+        assert processes(reader) == (GpuProcess(70, 500),)
+
+    def test_an_error_that_may_pass_is_asked_past(
+        self, reader: NvmlReader, nvml: NvmlStandin
+    ) -> None:
+        nvml.fail(LISTS[0], pynvml.NVML_ERROR_UNKNOWN)
+        assert processes(reader) is None
+        nvml.heal()
+        assert processes(reader) == ()
+
+
 class TestOptionalFunctions:
     def test_a_library_that_lacks_them_still_tells_the_memory(
         self, nvml: NvmlStandin, tmp_path: Path
@@ -316,6 +387,16 @@ class TestTheStandinIsLikeTheRealThing:
             theirs.total.offset,
             theirs.free.offset,
             theirs.used.offset,
+        ]
+
+    def test_its_process_structure_has_the_bindings_layout(self, library: ctypes.CDLL) -> None:
+        theirs = pynvml.c_nvmlProcessInfo_v3_t
+        assert list((ctypes.c_size_t * 5).in_dll(library, "standin_process_layout")) == [
+            ctypes.sizeof(theirs),
+            theirs.pid.offset,
+            theirs.usedGpuMemory.offset,
+            theirs.gpuInstanceId.offset,
+            theirs.computeInstanceId.offset,
         ]
 
     def test_its_texts_fit_the_bindings_buffers(self, library: ctypes.CDLL) -> None:

@@ -1,0 +1,257 @@
+"""Real processes that hold memory on the stand-in GPU, and whose they are found to be."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from mgpu.core.model import GpuProcess, GpuReading
+from mgpu.gpu import attribution
+from mgpu.gpu.attribution import AttributingReader, container_of, control_groups, is_within
+from mgpu.ports import Whereabouts
+from tests.support.processes import LineChild
+from tests.support.systemd import Systemd, systemd
+
+__all__ = ["systemd"]
+
+ID = "0123456789abcdef" * 4
+
+_SERVICE = """
+import os, socket, subprocess, sys
+ports = [socket.create_server(("127.0.0.1", 0)) for _ in range(int(sys.argv[1]))]
+child = subprocess.Popen(["sleep", "60"])
+print(*[s.getsockname()[1] for s in ports], child.pid, flush=True)
+sys.stdin.read()
+child.kill()
+child.wait()
+"""
+
+
+class Listed:
+    """A reader of one GPU with these processes."""
+
+    def __init__(self, *processes: tuple[int, int | None]) -> None:
+        self.processes: Sequence[tuple[int, int | None]] = processes
+        self.tells = True
+
+    def read(self) -> tuple[GpuReading, ...]:
+        found = tuple(GpuProcess(pid, mib) for pid, mib in self.processes)
+        return (GpuReading(index=0, processes=found if self.tells else None),)
+
+    def close(self) -> None:
+        pass
+
+
+@contextmanager
+def service(ports: int = 1) -> Iterator[tuple[int, list[int], int]]:
+    """One that listens and computes in a child: its pid, its ports and the child's pid."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _SERVICE, str(ports)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        *numbers, child = map(int, process.stdout.readline().split())
+        try:
+            yield process.pid, numbers, child
+        finally:
+            LineChild(process).end_input()
+            process.wait(timeout=10)
+
+
+@pytest.fixture(autouse=True)
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attribution, "RETRY_S", 0.0)
+
+
+def read(listed: Listed, **places: Whereabouts) -> GpuReading:
+    (reading,) = AttributingReader(listed, lambda: places).read()
+    return reading
+
+
+class TestPaths:
+    @pytest.mark.parametrize(
+        ("path", "container"),
+        [
+            (f"/system.slice/docker-{ID}.scope", ID),
+            (f"/docker/{ID}", ID),
+            (f"/user.slice/user-1000.slice/user@1000.service/user.slice/docker-{ID}.scope", ID),
+            (f"/machine.slice/libpod-{ID}.scope", ID),
+            (f"/machine.slice/libpod-{ID}.scope/container", ID),
+            (f"/system.slice/foo.service/libpod-payload-{ID}", ID),
+            (f"/kubepods.slice/kubepods-burstable.slice/cri-containerd-{ID}.scope", ID),
+            ("/system.slice/foo.service", ""),
+            ("/system.slice/docker-0123.scope", ""),
+            (f"/system.slice/foo{ID}.service", ""),
+            ("", ""),
+        ],
+    )
+    def test_a_container_is_found_in_its_control_groups_path(
+        self, path: str, container: str
+    ) -> None:
+        assert container_of(path) == container
+
+    @pytest.mark.parametrize(
+        ("group", "within"),
+        [
+            ("/system.slice/tts.service", True),
+            ("/system.slice/tts.service/worker", True),
+            ("/system.slice/tts.service2", False),
+            ("/system.slice", False),
+        ],
+    )
+    def test_a_units_processes_are_in_its_group_or_below(self, group: str, within: bool) -> None:
+        assert is_within(group, "/system.slice/tts.service") is within
+
+    @pytest.mark.parametrize("top", ["", "/"])
+    def test_the_root_is_nobodys_group(self, top: str) -> None:
+        assert not is_within("/system.slice/tts.service", top)
+
+    def test_both_versions_of_control_groups_are_read(self) -> None:
+        assert control_groups("0::/a.service\n") == ("/a.service",)
+        assert control_groups("4:memory:/m\n1:name=systemd:/b.service\n0::/\n") == (
+            "/b.service",
+            "/",
+        )
+
+
+class TestPorts:
+    def test_the_one_that_listens_is_the_consumers(self) -> None:
+        with service() as (pid, (port,), _):
+            reading = read(Listed((pid, 900)), tts=Whereabouts(port=port))
+        assert reading.held_mib == {"tts": 900}
+        assert reading.foreign == ()
+
+    def test_so_are_its_children_and_their_memory_is_summed(self) -> None:
+        with service() as (pid, (port,), child):
+            reading = read(Listed((pid, 500), (child, 4000)), tts=Whereabouts(port=port))
+        assert reading.held_mib == {"tts": 4500}
+
+    def test_the_others_are_foreign_with_their_programs_name(self) -> None:
+        with service() as (_, (port,), child):
+            reading = read(Listed((child, 700)), tts=Whereabouts(port=port + 1))
+        assert reading.held_mib == {}
+        assert reading.foreign == (GpuProcess(child, 700, "sleep"),)
+
+    def test_of_one_that_listens_for_two_neither_is_known(self) -> None:
+        with service(ports=2) as (pid, (one, two), _):
+            reading = read(Listed((pid, 900)), tts=Whereabouts(port=one), stt=Whereabouts(port=two))
+        assert reading.held_mib == {}
+        assert reading.foreign == ()
+
+    def test_one_that_begins_to_listen_later_is_found(self) -> None:
+        with socket.socket() as late:
+            late.bind(("127.0.0.1", 0))
+            places = {"tts": Whereabouts(port=late.getsockname()[1])}
+            reader = AttributingReader(Listed((os.getpid(), 900)), lambda: places)
+            assert reader.read()[0].held_mib == {}
+            late.listen()
+            assert reader.read()[0].held_mib == {"tts": 900}
+
+    def test_one_whose_process_has_ended_holds_nothing(self) -> None:
+        with service() as (pid, (port,), _):
+            listed = Listed((pid, 900))
+            reader = AttributingReader(listed, lambda: {"tts": Whereabouts(port=port)})
+            assert reader.read()[0].held_mib == {"tts": 900}
+            listed.processes = ()
+            assert reader.read()[0].held_mib == {"tts": 0}
+
+
+def test_a_command_is_its_process_and_what_descends_from_it() -> None:
+    with service() as (pid, _, child):
+        reading = read(Listed((child, 800)), tts=Whereabouts(root_pid=pid))
+    assert reading.held_mib == {"tts": 800}
+
+
+def test_a_figure_that_is_not_available_makes_the_sum_unknown() -> None:
+    with service() as (pid, (port,), child):
+        reading = read(Listed((pid, 500), (child, None)), tts=Whereabouts(port=port))
+    assert reading.held_mib == {}
+
+
+def test_where_the_driver_does_not_tell_nothing_is_added() -> None:
+    listed = Listed()
+    listed.tells = False
+    assert read(listed, tts=Whereabouts(port=1)) == GpuReading(index=0)
+
+
+def test_one_that_cannot_be_seen_is_foreign_and_has_no_name() -> None:
+    beyond_pid_max = 1 << 22
+    reading = read(Listed((beyond_pid_max + 1, 300)), tts=Whereabouts(port=1))
+    assert reading.foreign == (GpuProcess(beyond_pid_max + 1, 300, ""),)
+
+
+def proc_entry(proc: Path, pid: int, *, started: int, group: str) -> None:
+    """As much of /proc as is read: no real process can be made to take another one's number."""
+    entry = proc / str(pid)
+    entry.mkdir(parents=True, exist_ok=True)
+    rest = " ".join(["S", "1", *["0"] * 17, str(started), "0"])
+    (entry / "stat").write_text(f"{pid} (a) name) {rest}\n")
+    (entry / "cgroup").write_text(f"0::{group}\n")
+
+
+def test_a_number_that_is_used_again_is_another_process(tmp_path: Path) -> None:
+    places = {"tts": Whereabouts(control_group="/system.slice/tts.service")}
+    reader = AttributingReader(Listed((70, 900)), lambda: places, proc=tmp_path)
+    proc_entry(tmp_path, 70, started=100, group="/system.slice/tts.service")
+    assert reader.read()[0].held_mib == {"tts": 900}
+    proc_entry(tmp_path, 70, started=200, group="/user.slice")
+    (reading,) = reader.read()
+    assert reading.held_mib == {"tts": 0}
+    assert reading.foreign == (GpuProcess(70, 900, "a) name"),)
+
+
+def test_a_container_is_known_by_its_id_and_the_closest_match_counts(tmp_path: Path) -> None:
+    proc_entry(tmp_path, 70, started=1, group=f"/system.slice/all.service/libpod-payload-{ID}")
+    places = {
+        "unit": Whereabouts(control_group="/system.slice/all.service"),
+        "tts": Whereabouts(container=ID),
+    }
+    reader = AttributingReader(Listed((70, 900)), lambda: places, proc=tmp_path)
+    assert reader.read()[0].held_mib == {"tts": 900}
+
+
+_INSIDE = """
+import json, sys
+from pathlib import Path
+from mgpu.core.model import GpuProcess, GpuReading
+from mgpu.gpu.attribution import AttributingReader
+from mgpu.ports import Whereabouts
+
+group, *pids = sys.argv[1:]
+class Listed:
+    def read(self):
+        return (GpuReading(index=0, processes=tuple(GpuProcess(int(p), 100) for p in pids)),)
+reader = AttributingReader(Listed(), lambda: {"tts": Whereabouts(control_group=group)})
+(reading,) = reader.read()
+print(json.dumps([reading.held_mib, [p.pid for p in reading.foreign]]))
+"""
+
+
+def test_a_units_processes_are_known_by_its_control_group(systemd: Systemd) -> None:
+    systemd.write_unit(
+        "worker.service",
+        "[Service]\nExecStart=/bin/sh -c 'sleep 1000 & exec sleep 2000'\n",
+    )
+    systemd.systemctl("start", "worker.service").check_returncode()
+    group = systemd.show("worker.service", "ControlGroup")
+    with ExitStack() as stack:
+        stack.callback(systemd.systemctl, "stop", "worker.service")
+        inside = f"$(cat /sys/fs/cgroup{{,/unified,/systemd}}{group}/cgroup.procs 2>/dev/null)"
+        script = f"for p in {inside}; do echo $p; done | sort -un"
+        pids = systemd.run("bash", "-c", script, check=True).stdout.split()
+        assert len(pids) == 2
+        ended = systemd.run(
+            *("env", f"PYTHONPATH={Path.cwd()}", sys.executable, "-c", _INSIDE),
+            *(group, *pids, "1"),
+        )
+    assert json.loads(ended.stdout) == [{"tts": 200}, [1]], ended.stderr
