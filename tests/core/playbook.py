@@ -13,7 +13,9 @@ every event the invariants are checked, and that every job comes to exactly one 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from mgpu.core import invariants, views
@@ -51,6 +53,7 @@ from mgpu.core.events import (
 from mgpu.core.model import (
     ConsumerPolicy,
     ConsumerState,
+    GpuProcess,
     GpuReading,
     LockMode,
     NothingToEvict,
@@ -105,6 +108,7 @@ class Playbook:
         free_mib: int | None = None,
         blind: bool = False,
         stale: bool = False,
+        learned_mib: Mapping[str, tuple[int, int]] = MappingProxyType({}),
         **policy: Any,
     ) -> None:
         policy.setdefault("cushion_mib", 0)
@@ -113,7 +117,7 @@ class Playbook:
         for name in policy.keys() & CHOICES.keys():
             policy[name] = CHOICES[name](policy[name])
         rules = Policy(consumers={c.name: c for c in consumers}, **policy)
-        self.scheduler = Scheduler(rules)
+        self.scheduler = Scheduler(rules, learned_mib=learned_mib)
         self.state = self.scheduler.state
         self.now = 0.0
         self.sighted = not blind and not stale
@@ -210,8 +214,25 @@ class Playbook:
 
     def memory(self, free_mib: int, gpu: int = 0, error: str | None = None) -> list[str]:
         old = self.gpus[gpu]
-        self.gpus[gpu] = GpuReading(
-            index=gpu, total_mib=old.total_mib, free_mib=free_mib, error=error
+        self.gpus[gpu] = replace(old, free_mib=free_mib, error=error)
+        return self.handle(GpusRead(self.now, tuple(self.gpus.values())))
+
+    def holds(
+        self,
+        gpu: int = 0,
+        *,
+        foreign: tuple[GpuProcess, ...] = (),
+        unlisted_mib: int = 0,
+        **held_mib: int,
+    ) -> list[str]:
+        """What processes hold of a GPU, consumers' and others'; the rest of it is free.
+
+        ``unlisted_mib`` is used too, and by nobody that is listed.
+        """
+        old = self.gpus[gpu]
+        used_mib = sum(held_mib.values()) + sum(p.mib or 0 for p in foreign) + unlisted_mib
+        self.gpus[gpu] = replace(
+            old, free_mib=old.total_mib - used_mib, held_mib=held_mib, foreign=foreign
         )
         return self.handle(GpusRead(self.now, tuple(self.gpus.values())))
 

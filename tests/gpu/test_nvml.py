@@ -356,6 +356,9 @@ class TestOptionalFunctions:
             "total_mib": 24576,
             "free_mib": 24000,
             "error": None,
+            "processes": [],
+            "held_mib": {},
+            "foreign": [],
         }
 
     @pytest.mark.parametrize("function", ["nvmlDeviceGetUUID", "nvmlDeviceGetName"])

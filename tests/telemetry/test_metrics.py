@@ -278,6 +278,7 @@ def test_no_kind_of_fact_is_refused(broker: Broker) -> None:
         "seconds": 1.0,
         "missing_mib": 1,
         "footprint_mib": 1,
+        "gpus": (0,),
         "residual_mib": 1,
         "configured_mib": 1,
         "measured_mib": 1,
