@@ -72,7 +72,7 @@ class ContainerState:
     @property
     def whereabouts(self) -> Whereabouts:
         """Where its processes are to be found."""
-        return Whereabouts(container=self.id)
+        return Whereabouts(container=self.id, root_pid=self.pid or None)
 
     def __str__(self) -> str:
         if self.is_active:

@@ -203,3 +203,17 @@ def test_durations_read_well(seconds: float, text: str) -> None:
 def test_what_keeps_the_broker_from_being_ready_stands_above_everything_else() -> None:
     told = drawn(100, status(gpus=[], problems=["the driver is not installed"]), colours=False)
     assert told.index("the driver is not installed") < told.index("consumer")
+
+
+def test_foreign_programs_are_named_with_what_they_hold() -> None:
+    game = {"pid": 70, "mib": 5120, "name": "game"}
+    hidden = {"pid": 80, "mib": None, "name": ""}
+    picture = drawn(100, status(gpus=[gpu(foreign=[game, hidden])]))
+    assert "game (70) 5.0 GiB, hidden (80) ?" in line_with(picture, "foreign:")
+    many = [{**game, "pid": pid} for pid in range(8)]
+    assert "and 2 more" in drawn(200, status(gpus=[gpu(foreign=many)]))
+
+
+def test_a_footprint_that_nobody_knows_yet_is_no_number() -> None:
+    unknown = status(consumers={"tts": consumer(footprint_mib=0, footprint_source="unknown")})
+    assert "unknown" in line_with(drawn(100, unknown), "tts")

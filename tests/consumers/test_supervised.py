@@ -15,7 +15,7 @@ from structlog.testing import capture_logs
 from mgpu.config.model import ConsumerConfig
 from mgpu.consumers import make_controller, supervised
 from mgpu.errors import LoadFailed, UnloadFailed
-from mgpu.ports import ConsumerController, Placement, ProbeReport
+from mgpu.ports import ConsumerController, Located, Placement, ProbeReport, Whereabouts
 from tests.support.servers import free_port
 from tests.support.systemd import CHECKOUT, Systemd
 
@@ -219,3 +219,16 @@ async def test_a_cancelled_load_leaves_no_task(service: Service) -> None:
         with pytest.raises(asyncio.CancelledError):
             await loading
     assert asyncio.all_tasks() == before
+
+
+async def test_its_control_group_is_known_as_soon_as_it_was_asked(
+    service: Service,
+) -> None:
+    service.install()
+    controller = service.controller(health=HEALTH)
+    assert isinstance(controller, Located)
+    assert controller.whereabouts == Whereabouts()
+    await controller.load(NOWHERE)
+    group = service.systemd.show(f"{service.name}.service", "ControlGroup")
+    assert group
+    assert controller.whereabouts == Whereabouts(control_group=group)
