@@ -39,6 +39,7 @@ from mgpu.config.policy import policy
 from mgpu.consumers.factory import make_controller
 from mgpu.consumers.wire import control_session
 from mgpu.core.effects import Measured
+from mgpu.core.views import Snapshot
 from mgpu.gpu.attribution import AttributingReader
 from mgpu.gpu.beliefs import Beliefs
 from mgpu.gpu.nvml import NvmlReader
@@ -133,21 +134,10 @@ async def running(
             sample_interval_s=config.gpu.sample_interval_s,
             observe=observe,
             observe_decision=metrics.observe_decision,
-            learned_mib={
-                name: (found.footprint_mib, found.residual_mib)
-                for name, found in measurements.load().items()
-            },
+            learned_mib=_learned(measurements),
         )
         metrics.watch(broker.snapshot)
-
-        def keep(fact: Observed) -> None:
-            if isinstance(fact, Measured):
-                uuids = {gpu.index: gpu.uuid for gpu in broker.snapshot().gpus}
-                measurement = Measurement(fact.footprint_mib, fact.residual_mib)
-                gpus = " ".join(uuids[index] for index in fact.gpus)
-                measurements.keep(fact.consumer, gpus, measurement)
-
-        watchers.append(keep)
+        watchers.append(_keeper(measurements, broker.snapshot))
         if config.jobs.trace is not None:
             recorder = TraceRecorder(
                 config.jobs.trace, policy=rules, snapshot=broker.snapshot, clock=clock
@@ -250,6 +240,27 @@ def _tune_garbage_collection() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD, 20, 20)
+
+
+def _learned(measurements: MeasurementStore) -> dict[str, tuple[int, int]]:
+    """Footprint and residual of the consumers that were measured before."""
+    found = measurements.load()
+    return {name: (known.footprint_mib, known.residual_mib) for name, known in found.items()}
+
+
+def _keeper(
+    measurements: MeasurementStore, snapshot: Callable[[], Snapshot]
+) -> Callable[[Observed], None]:
+    """Writes down what was learned, with the UUIDs of the GPUs that it was learned on."""
+
+    def keep(fact: Observed) -> None:
+        if isinstance(fact, Measured):
+            uuids = {gpu.index: gpu.uuid for gpu in snapshot().gpus}
+            where = " ".join(uuids[index] for index in fact.gpus)
+            measurement = Measurement(fact.footprint_mib, fact.residual_mib)
+            measurements.keep(fact.consumer, where, measurement)
+
+    return keep
 
 
 def _places(
