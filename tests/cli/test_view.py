@@ -216,4 +216,4 @@ def test_foreign_programs_are_named_with_what_they_hold() -> None:
 
 def test_a_footprint_that_nobody_knows_yet_is_no_number() -> None:
     unknown = status(consumers={"tts": consumer(footprint_mib=0, footprint_source="unknown")})
-    assert "unknown" in line_with(drawn(100, unknown), "tts")
+    assert line_with(drawn(100, unknown), "tts", "unknown")
