@@ -32,7 +32,7 @@ def _consumer(name: str, config: ConsumerConfig) -> ConsumerPolicy:
     return ConsumerPolicy(
         name=name,
         footprint_mib=config.footprint_mib,
-        residual_mib=config.residual_mib,
+        residual_mib=min(config.residual_mib, config.footprint_mib),
         gpus=None if config.gpus == "auto" else config.gpus,
         can_coexist_with=frozenset(config.can_coexist_with),
         vram_managed=config.vram_managed,

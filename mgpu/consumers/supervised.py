@@ -115,6 +115,7 @@ class SupervisedController:
         """Stop it within 20 s and the grace it has; raise ``UnloadFailed``."""
         with self._named(UnloadFailed):
             await self._supervisor.stop(self._config.stop_grace_s + STOP_MARGIN_S)
+        self._http.forget()
 
     async def probe(self) -> ProbeReport:
         """Ask the supervisor and, only when it says that it runs, the service.

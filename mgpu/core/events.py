@@ -6,6 +6,7 @@ after its question was given up changes nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -112,7 +113,8 @@ class ConsumerProbed:
     """What a consumer says of itself. ``attempt`` is the consumer's when the question was put.
 
     ``reachable`` False: nothing listens there. ``resident`` None: it does not tell. ``alive``: it
-    runs all the same, says whoever starts and stops it.
+    runs all the same, says whoever starts and stops it. ``busy``: it
+    computes, for whomever, as of some time after ``asked_at``.
     """
 
     at: float
@@ -122,6 +124,8 @@ class ConsumerProbed:
     healthy: bool
     resident: bool | None = None
     alive: bool = False
+    busy: bool = False
+    asked_at: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)

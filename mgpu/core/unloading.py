@@ -48,6 +48,7 @@ def begin(step: Step, consumer: Consumer, reason: str, *, stop: bool = False) ->
     """
     hardest = stop and consumer.policy.can_escalate
     consumer.unload = Unload(step.at, stop=stop, escalated=hardest)
+    consumer.busy = False
     step.move(consumer, S.UNLOADING, reason)
     if not _ask_on_new_figures(step, consumer, consumer.unload):
         step.emit(Sample(fast=True))

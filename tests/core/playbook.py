@@ -241,11 +241,16 @@ class Playbook:
         reachable: bool = True,
         healthy: bool = True,
         alive: bool = False,
+        busy: bool = False,
+        asked_s_ago: float = 0.0,
         attempt: int | None = None,
     ) -> list[str]:
         number = self[consumer].attempt if attempt is None else attempt
+        asked_at = self.now - asked_s_ago
         return self.handle(
-            ConsumerProbed(self.now, consumer, number, reachable, healthy, resident, alive)
+            ConsumerProbed(
+                self.now, consumer, number, reachable, healthy, resident, alive, busy, asked_at
+            )
         )
 
     def gpus_lost(self, error: str = "timed out") -> list[str]:
