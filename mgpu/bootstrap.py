@@ -205,6 +205,7 @@ def _secrets(config: Config) -> list[str]:
         for sent in _headers(consumer)
         for value in sent.values()
     ]
+    headers += [value.rpartition(" ")[2] for value in headers]  # without "Bearer"
     environment = [
         value
         for consumer in config.consumers.values()

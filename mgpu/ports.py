@@ -25,8 +25,8 @@ class ProbeReport:
 
     ``reachable`` False: nothing listens at its address, or its unit is not running.
     ``resident`` None: it has no way to tell. ``alive``: whoever starts and stops it (its unit, its
-    container, the broker) says that it runs, whether or not anything listens. ``busy``: it says that
-    it computes.
+    container, the broker) says that it runs, whether or not anything listens. ``busy``: it says
+    that it computes.
     """
 
     reachable: bool

@@ -76,8 +76,12 @@ class LlamaRouter(Service):
         if model in self.held | self.loading:
             return ok({"error": {"message": "model is already running"}}, 400)
         self.loading.add(model)
-        self.later(lambda: (self.loading.discard(model), self.held.add(model)))
+        self.later(lambda: self._loaded(model))
         return ok({"success": True})
+
+    def _loaded(self, model: str) -> None:
+        self.loading.discard(model)
+        self.held.add(model)
 
     async def unload(self, request: web.Request) -> web.Response:
         model = request[BODY]["model"]
