@@ -267,6 +267,8 @@ def _state(consumer: Status) -> Text:
     text = Text(f"{sign} {plain(consumer['state'])}", style)
     if not consumer["healthy"]:
         text.append(" ill", "bold red")
+    if consumer.get("busy"):
+        text.append(" in use", "yellow")
     if consumer["pinned"]:
         text.append(" pinned", "dim")
     return text

@@ -34,7 +34,10 @@ class GpuView:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerView:
-    """One consumer; ``last_used_s`` is the age of its last finished job, None before the first."""
+    """One consumer; ``last_used_s`` is the age of its last finished job, None before the first.
+
+    ``busy``: it says that it computes for somebody who did not come through the broker.
+    """
 
     name: str
     state: ConsumerState
@@ -46,6 +49,7 @@ class ConsumerView:
     queued: int
     last_used_s: float | None
     pinned: bool
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,4 +138,5 @@ def _consumer(consumer: Consumer, at: float) -> ConsumerView:
         queued=len(consumer.waiting),
         last_used_s=age_s if math.isfinite(age_s) else None,
         pinned=consumer.pinned,
+        busy=consumer.busy,
     )

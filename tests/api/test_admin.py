@@ -44,6 +44,7 @@ async def test_status_has_the_promised_shape(sites: Sites) -> None:
                 "queued": 0,
                 "last_used_s": None,
                 "pinned": False,
+                "busy": False,
             }
         },
         "queue": [],

@@ -47,7 +47,7 @@ def status(**facts: Any) -> dict[str, Any]:
             "image": consumer(
                 state="resident", footprint_mib=13_312, running=1, queued=4, last_used_s=1.24
             ),
-            "tts": consumer(state="resident", last_used_s=95, pinned=True),
+            "tts": consumer(state="resident", last_used_s=95, pinned=True, busy=True),
             "language": consumer(footprint_mib=9_216, measured_mib=10_240, healthy=False),
         },
         "queue": [
@@ -92,7 +92,7 @@ def test_everything_is_told(width: int) -> None:
     assert "image computes" in picture
     assert "● resident" in line_with(picture, "image", "13.0 GiB", "│")
     assert "absent ill" in line_with(picture, "language", "│")
-    assert "pinned" in line_with(picture, "tts", "resident")
+    assert "in use pinned" in line_with(picture, "tts", "resident")
     assert "queue (11)" in picture
     assert "evictions (4)" in picture
     assert "done 12" in picture

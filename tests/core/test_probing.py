@@ -98,6 +98,7 @@ def test_one_that_computes_for_somebody_else_is_no_victim_until_it_says_otherwis
     play.after(1.0)
     play.probe("a", resident=True, busy=True)
     assert play.arrive("1", "b") == []
+    assert play.snapshot().consumers["a"].busy
     assert play.probe("a", resident=True) == ["unload a"]
 
 
