@@ -51,6 +51,7 @@ class ConsumerController(Protocol):
     async def unload(self) -> None:
         """Return when the consumer has accepted to unload; raise ``errors.UnloadFailed``.
 
+        ``errors.UnloadDeclined`` when it was not asked, since it computes for somebody else.
         The memory is not free yet when this returns: only the GPU can tell.
         """
 

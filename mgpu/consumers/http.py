@@ -20,7 +20,7 @@ from mgpu.config.model import CallConfig, ConsumerConfig, RequestConfig, UnloadC
 from mgpu.consumers.items import items, rendered
 from mgpu.consumers.probe import POLL_WAIT, ask_busy, evaluate, fetch, probe, wait_until
 from mgpu.consumers.wire import READ_BYTES, UNBOUNDED, Answer, bare, is_refused, reason, request
-from mgpu.errors import LoadFailed, UnloadFailed
+from mgpu.errors import LoadFailed, UnloadDeclined, UnloadFailed
 from mgpu.ports import Placement, ProbeReport
 
 _REFUSED_GRACE_S = 2.0
@@ -102,26 +102,23 @@ class HttpController:
     async def unload(self) -> None:
         """Wait until the consumer is idle and call the unload route; raise ``UnloadFailed``.
 
-        All of it within the call's ``timeout_s``. Where nothing listens, nothing is loaded as far
-        as HTTP can tell: that is no failure.
+        ``UnloadDeclined`` when it was not asked. All of it within the call's ``timeout_s``. Where
+        nothing listens, nothing is loaded as far as HTTP can tell: that is no failure.
         """
         call = self._config.unload
         if call is None or (self._unloaded and not call.repeatable):
             return
         deadline = asyncio.get_running_loop().time() + call.timeout_s
         what = self._describe(call)
-        waiting_for = "was not sent, as the consumer computes: it"
+        await self._wait_until_idle(deadline, what)
         try:
             async with asyncio.timeout_at(deadline):
-                await self._wait_until_idle()
-                waiting_for = ""
                 for each in await self._calls(call):
                     self._unloaded = True
                     if problem := _problem(call, await self._send(each)):
                         raise UnloadFailed(f"{what} {problem}")
         except TimeoutError:
-            late = f"{waiting_for} did not end within {call.timeout_s:g} s".strip()
-            raise UnloadFailed(f"{what} {late}") from None
+            raise UnloadFailed(f"{what} did not end within {call.timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             if is_refused(error):
                 return
@@ -129,10 +126,17 @@ class HttpController:
         if call.until_absent:
             await self._wait_until_absent(deadline, what)
 
-    async def _wait_until_idle(self) -> None:
-        """Return when the busy route does not say that it computes: an unload might break it."""
+    async def _wait_until_idle(self, deadline: float, what: str) -> None:
+        """Return when the busy route does not say that it computes: an unload might break it.
+
+        Raises ``UnloadDeclined`` when it computes to the deadline.
+        """
         asking = AsyncRetrying(retry=retry_if_result(bool), wait=POLL_WAIT)
-        await asking(ask_busy, self._config, self._session)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asking(ask_busy, self._config, self._session)
+        except TimeoutError:
+            raise UnloadDeclined(f"{what} was not sent, as the consumer computes") from None
 
     async def _calls(self, call: UnloadConfig) -> Sequence[UnloadConfig]:
         """The one call, or one for each item that the consumer names."""

@@ -100,12 +100,16 @@ class LoadEnded:
 
 @dataclass(frozen=True, slots=True)
 class UnloadEnded:
-    """An unload was answered; ``error`` is None when it was accepted. No memory is free yet."""
+    """An unload was answered; ``error`` is None when it was accepted. No memory is free yet.
+
+    ``declined``: the consumer was not even asked, since it computes for somebody else.
+    """
 
     at: float
     consumer: str
     attempt: int
     error: str | None = None
+    declined: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,11 +20,11 @@ consumer:
 """
 
 
-async def presets_only(machine: Machine, name: str, **how: bool) -> StandinConsumer:
+async def presets_only(machine: Machine, name: str, *, resident: bool = False) -> StandinConsumer:
     """A consumer of whom broker.yaml says no more than its address, its size and its preset."""
     (machine.directory / "presets").mkdir(exist_ok=True)
     (machine.directory / "presets" / "standin.yaml").write_text(PRESET)
-    service = await machine.consumer(name, 14000, **how)
+    service = await machine.consumer(name, 14000, resident=resident)
     own = {"url": service.url, "footprint_mib": 14000, "preset": "standin"}
     service.config = lambda **_: own  # type: ignore[method-assign]
     return service

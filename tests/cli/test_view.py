@@ -47,7 +47,7 @@ def status(**facts: Any) -> dict[str, Any]:
             "image": consumer(
                 state="resident", footprint_mib=13_312, running=1, queued=4, last_used_s=1.24
             ),
-            "tts": consumer(state="resident", last_used_s=95, pinned=True, busy=True),
+            "tts": consumer(state="resident", last_used_s=95, pinned=True),
             "language": consumer(footprint_mib=9_216, measured_mib=10_240, healthy=False),
         },
         "queue": [
@@ -85,6 +85,12 @@ def test_every_line_fits_the_width(width: int, colours: bool) -> None:
     assert max(map(len, picture.splitlines())) <= width
 
 
+def test_who_is_used_by_somebody_else_is_in_use() -> None:
+    consumers = {"tts": consumer(state="resident", busy=True)}
+    picture = drawn(60, status() | {"consumers": consumers})
+    assert "● in use" in line_with(picture, "tts", "3.0 GiB")
+
+
 @pytest.mark.parametrize("width", [60, 100])
 def test_everything_is_told(width: int) -> None:
     picture = drawn(width, status(), EVICTIONS, {"done": 12, "failed": 1}, cushion_mib=256)
@@ -92,7 +98,7 @@ def test_everything_is_told(width: int) -> None:
     assert "image computes" in picture
     assert "● resident" in line_with(picture, "image", "13.0 GiB", "│")
     assert "absent ill" in line_with(picture, "language", "│")
-    assert "in use pinned" in line_with(picture, "tts", "resident")
+    assert "pinned" in line_with(picture, "tts", "resident")
     assert "queue (11)" in picture
     assert "evictions (4)" in picture
     assert "done 12" in picture

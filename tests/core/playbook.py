@@ -205,6 +205,10 @@ class Playbook:
         number = self[consumer].attempt if attempt is None else attempt
         return self.handle(UnloadEnded(self.now, consumer, number, error))
 
+    def declines(self, consumer: str, error: str = "it computes") -> list[str]:
+        number = self[consumer].attempt
+        return self.handle(UnloadEnded(self.now, consumer, number, error, declined=True))
+
     def unload_fails(self, consumer: str, error: str = "it hangs") -> list[str]:
         return self.unloaded(consumer, error=error)
 
