@@ -127,6 +127,7 @@ class SupervisedController:
         except ConsumerFailed as error:
             return ProbeReport(reachable=False, healthy=False, detail=error.detail)
         if not state.is_active:
+            self._http.forget()
             resident = False if state.is_stopped else None
             detail = f"{self._supervisor.name} is {state}"
             return ProbeReport(reachable=False, healthy=False, resident=resident, detail=detail)
