@@ -12,7 +12,7 @@ import gc
 import os
 import resource
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -34,7 +34,7 @@ from mgpu.broker.service import Broker
 from mgpu.broker.tasks import Tasks
 from mgpu.config.fingerprint import fingerprints
 from mgpu.config.keys import api_keys, secrets_of_environment
-from mgpu.config.model import Config
+from mgpu.config.model import Config, ConsumerConfig
 from mgpu.config.policy import policy
 from mgpu.consumers.factory import make_controller
 from mgpu.consumers.wire import control_session
@@ -215,16 +215,26 @@ def _secrets(config: Config) -> list[str]:
     headers = [
         value
         for consumer in config.consumers.values()
-        for call in (consumer.load, consumer.unload)
-        if call is not None
-        for value in call.headers.values()
+        for sent in _headers(consumer)
+        for value in sent.values()
     ]
+    headers += [value.rpartition(" ")[2] for value in headers]  # without "Bearer"
     environment = [
         value
         for consumer in config.consumers.values()
         for value in secrets_of_environment(consumer)
     ]
     return [*api_keys(config), *headers, *environment]
+
+
+def _headers(consumer: ConsumerConfig) -> Iterator[Mapping[str, str]]:
+    """All headers that are sent to a consumer's own routes."""
+    yield consumer.headers
+    each = consumer.unload.for_each if consumer.unload else None
+    calls = (consumer.load, consumer.unload, consumer.health, consumer.resident, consumer.busy)
+    for request in (*calls, each):
+        if request is not None:
+            yield request.headers
 
 
 def _allow_many_connections() -> None:

@@ -177,6 +177,10 @@ class UnloadFailed(ConsumerError):
     code = "unload-failed"
 
 
+class UnloadDeclined(UnloadFailed):
+    """The consumer was not asked to unload, since it computes for somebody else."""
+
+
 class JobTimeout(ConsumerError):
     """The job ran longer than its consumer's job_timeout_s."""
 

@@ -25,7 +25,8 @@ class ProbeReport:
 
     ``reachable`` False: nothing listens at its address, or its unit is not running.
     ``resident`` None: it has no way to tell. ``alive``: whoever starts and stops it (its unit, its
-    container, the broker) says that it runs, whether or not anything listens.
+    container, the broker) says that it runs, whether or not anything listens. ``busy``: it says
+    that it computes.
     """
 
     reachable: bool
@@ -33,6 +34,7 @@ class ProbeReport:
     resident: bool | None = None
     detail: str = ""
     alive: bool = False
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ class ConsumerController(Protocol):
     async def unload(self) -> None:
         """Return when the consumer has accepted to unload; raise ``errors.UnloadFailed``.
 
+        ``errors.UnloadDeclined`` when it was not asked, since it computes for somebody else.
         The memory is not free yet when this returns: only the GPU can tell.
         """
 

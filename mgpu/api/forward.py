@@ -56,6 +56,7 @@ async def run(
     request: web.Request, upstream: Upstream, url: URL, body: RequestBody
 ) -> web.StreamResponse:
     """The same for a request whose body is being received."""
+    upstream.check_allowed(request.method, url.path)
     deps = request.app[DEPS]
     priority = _priority(request)
     max_wait_s = _max_wait_s(request, deps.config.scheduler.max_wait_s)
@@ -80,6 +81,7 @@ async def run(
 
 async def plainly(request: web.Request, upstream: Upstream, url: URL) -> web.StreamResponse:
     """Ask the consumer without a lease."""
+    upstream.check_allowed(request.method, url.path)
     async with receive(request) as body:
         return await _exchange(request, upstream, url, body, None)
 

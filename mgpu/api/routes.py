@@ -17,7 +17,7 @@ from yarl import URL
 from mgpu.api.paths import Target, read_target
 from mgpu.config.model import Config, ConsumerConfig
 from mgpu.config.patterns import Patterns
-from mgpu.errors import UnknownConsumer
+from mgpu.errors import Forbidden, UnknownConsumer
 
 
 class Upstream:
@@ -31,6 +31,7 @@ class Upstream:
         self._authority = origin.raw_authority
         self._not_activity = Patterns(config.not_activity)
         self._paths = config.paths
+        self._denied = Patterns(map(_folded, config.deny))
 
     def url(self, path: str, query: str) -> URL:
         """The URL of a path and a query that are encoded already."""
@@ -49,6 +50,21 @@ class Upstream:
     def is_activity(self, method: str, path: str) -> bool:
         """Whether a request uses the GPU; ``path`` is decoded."""
         return not self._not_activity.match(method, path)
+
+    def check_allowed(self, method: str, path: str) -> None:
+        """Raise ``errors.Forbidden`` for what must not be asked of it; ``path`` is decoded.
+
+        Some servers know no case and no slash at the end: what differs in nothing else is refused
+        as well.
+        """
+        folded = path.lower()
+        if self._denied.match(method, folded) or self._denied.match(method, folded.rstrip("/")):
+            raise Forbidden(f"The broker passes no {method} {path} to {self.name}: see its deny.")
+
+
+def _folded(line: str) -> str:
+    methods, _, path = line.partition(" ")
+    return f"{methods} {path.lower()}"
 
 
 @dataclass(frozen=True, slots=True)

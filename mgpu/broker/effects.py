@@ -28,7 +28,7 @@ from mgpu.core.effects import (
 )
 from mgpu.core.events import Event, LoadEnded, Timer, TimerFired, UnloadEnded
 from mgpu.core.model import Outcome
-from mgpu.errors import LoadFailed, UnloadFailed
+from mgpu.errors import LoadFailed, UnloadDeclined, UnloadFailed
 from mgpu.ports import Clock, ConsumerController, Placement
 
 Observed = Fact | Grant | Finish
@@ -127,13 +127,16 @@ class EffectRunner:
     async def _unload(self, effect: StartUnload) -> None:
         controller = self._controllers[effect.consumer]
         error: str | None = BROKE
+        declined = False
         try:
             await (controller.escalate() if effect.escalate else controller.unload())
             error = None
         except UnloadFailed as failure:
             error = failure.detail
+            declined = isinstance(failure, UnloadDeclined)
         finally:
-            self._post(UnloadEnded(self._clock.now(), effect.consumer, effect.attempt, error))
+            now = self._clock.now()
+            self._post(UnloadEnded(now, effect.consumer, effect.attempt, error, declined))
 
     def _finish(self, effect: Finish) -> None:
         self._clients.finished(effect)

@@ -40,7 +40,7 @@ class Prober:
         wanted = self._wanted[consumer]
         while True:
             wanted.clear()
-            attempt = self._attempt_of(consumer)
+            attempt, asked_at = self._attempt_of(consumer), self._clock.now()
             report = await self._controllers[consumer].probe()
             self._post(
                 ConsumerProbed(
@@ -51,6 +51,8 @@ class Prober:
                     report.healthy,
                     report.resident,
                     report.alive,
+                    report.busy,
+                    asked_at,
                 )
             )
             with contextlib.suppress(TimeoutError):

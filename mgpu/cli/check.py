@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Mapping, Sized
 from pathlib import Path
 
 import typer
@@ -11,23 +11,24 @@ from rich.text import Text
 
 from mgpu.cli import output
 from mgpu.cli.options import DEFAULT_CONFIG, ConfigFile
-from mgpu.config.load import load
+from mgpu.config.load import read
 from mgpu.config.model import CallConfig, Config, ConsumerConfig
+from mgpu.config.preset_merge import Filled
 from mgpu.config.problems import InvalidConfig
 
 
 def check(*, config: ConfigFile = DEFAULT_CONFIG) -> None:
     """Validate the configuration; exit with 2 when anything is wrong."""
     try:
-        valid = load(config)
+        valid = read(config)
     except InvalidConfig as error:
         for problem in error.problems:
             output.say(str(problem), "red")
         raise typer.Exit(2) from None
-    _summarise(config, valid)
+    _summarise(config, valid.config, valid.filled)
 
 
-def _summarise(path: Path, config: Config) -> None:
+def _summarise(path: Path, config: Config, filled: Mapping[str, Filled]) -> None:
     output.say(
         f"{path} is valid: {_count(config.consumers, 'consumer')}, "
         f"{_count(config.routes, 'route')}, listening on {config.server.listen}"
@@ -39,7 +40,29 @@ def _summarise(path: Path, config: Config) -> None:
     console.print(_consumers(config))
     if config.routes:
         console.print(_routes(config))
+    for name, each in filled.items():
+        _explain(name, config.consumers[name], each)
     output.say(f"Next: mgpu serve -c {path}")
+
+
+def _explain(name: str, consumer: ConsumerConfig, filled: Filled) -> None:
+    """What a preset has done for a consumer, and what it cannot do."""
+    found = filled.found
+    where = "" if found.built_in else f" of {found.path}"
+    if found.hides_a_built_in_one:
+        where += ", in the place of the one that comes with mgpu,"
+    keys = ", ".join(filled.keys) or "nothing"
+    output.say(f"{name}: preset {found.name}{where} fills in {keys}")
+    if found.preset.needs:
+        output.say(
+            f"{name}: {found.preset.service} must have been started with {found.preset.needs}"
+        )
+    if not consumer.vram_managed and consumer.unload is None and not consumer.is_supervised:
+        output.say(
+            f"{name}: {found.preset.service} has no request that frees its VRAM: "
+            "to be evicted it needs a systemd_unit, a container or a command",
+            "yellow",
+        )
 
 
 def _count(things: Sized, what: str) -> str:

@@ -264,7 +264,8 @@ class _Picture:
 
 def _state(consumer: Status) -> Text:
     sign, style = _SIGNS.get(consumer["state"], ("?", "dim"))
-    text = Text(f"{sign} {plain(consumer['state'])}", style)
+    word = "in use" if consumer.get("busy") else plain(consumer["state"])
+    text = Text(f"{sign} {word}", style)
     if not consumer["healthy"]:
         text.append(" ill", "bold red")
     if consumer["pinned"]:

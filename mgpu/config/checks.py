@@ -27,6 +27,10 @@ _UNIT_NAME = re.compile(r"(?!-)[A-Za-z0-9:_.\\@-]{1,255}")
 _CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
+_OF_THE_CONNECTION = frozenset(
+    {"connection", "content-length", "host", "te", "trailer", "transfer-encoding", "upgrade"}
+)
+
 
 @dataclass(frozen=True, slots=True)
 class Finding:
@@ -139,7 +143,7 @@ def _consumer(config: Config, name: str, consumer: ConsumerConfig) -> Iterator[F
     if consumer.gpus != "auto":
         yield from _list_of_gpus((*path, "gpus"), consumer.gpus)
         yield from _unmanaged(config, (*path, "gpus"), consumer.gpus)
-    if consumer.footprint_mib != "auto" and consumer.residual_mib > consumer.footprint_mib:
+    if consumer.footprint_mib != "auto" and consumer.residual_mib > consumer.footprint_mib > 0:
         yield Finding(
             (*path, "residual_mib"),
             f"{consumer.residual_mib} is more than footprint_mib, {consumer.footprint_mib}",
@@ -150,6 +154,8 @@ def _consumer(config: Config, name: str, consumer: ConsumerConfig) -> Iterator[F
     yield from _supervised(path, consumer)
     for index, request in enumerate(consumer.not_activity):
         yield from _request((*path, "not_activity", index), request)
+    for index, request in enumerate(consumer.deny):
+        yield from _request((*path, "deny", index), request)
     yield from _calls(path, consumer)
 
 
@@ -220,10 +226,29 @@ def _calls(path: KeyPath, consumer: ConsumerConfig) -> Iterator[Finding]:
     ):
         if call is not None and not call.ok:
             yield Finding((*path, key, "ok"), "must name at least one status")
-    for key, call in (("load", consumer.load), ("unload", consumer.unload)):
-        for header, value in call.headers.items() if call else ():
-            if not _HEADER_NAME.fullmatch(header) or not value.isprintable():
-                yield Finding((*path, key, "headers", header), "cannot be sent as a header")
+    if consumer.unload and consumer.unload.until_absent and consumer.resident is None:
+        key_path = (*path, "unload", "until_absent")
+        yield Finding(key_path, "needs resident, which tells when", ((*path, "resident"),))
+    each = consumer.unload.for_each if consumer.unload else None
+    requests = {
+        (): consumer.headers,
+        ("load",): consumer.load and consumer.load.headers,
+        ("unload",): consumer.unload and consumer.unload.headers,
+        ("unload", "for_each"): each and each.headers,
+        ("health",): consumer.health and consumer.health.headers,
+        ("resident",): consumer.resident and consumer.resident.headers,
+        ("busy",): consumer.busy and consumer.busy.headers,
+    }
+    for below, headers in requests.items():
+        for header, value in (headers or {}).items():
+            yield from _header((*path, *below, "headers", header), header, value)
+
+
+def _header(path: KeyPath, header: str, value: str) -> Iterator[Finding]:
+    if not _HEADER_NAME.fullmatch(header) or not value.isprintable():
+        yield Finding(path, "cannot be sent as a header")
+    elif header.lower() in _OF_THE_CONNECTION:
+        yield Finding(path, "is the broker's to set")
 
 
 def _references(config: Config, consumers: Collection[str]) -> Iterator[Finding]:

@@ -14,7 +14,6 @@ from mgpu.config.problems import KeyPath, Report
 _OFF = frozenset({"none", "null", "false", "no", "off", ""})
 
 KEYS: Mapping[str, frozenset[str]] = {
-    "consumers.*.preset": _OFF,
     "scheduler.restore_when_idle": _OFF,
 }
 """Each key with the values, as lower-case text, that mean "off"."""

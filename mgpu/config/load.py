@@ -1,32 +1,33 @@
 """From broker.yaml and the environment to a ``Config``, or to every problem there is.
 
-The order of precedence is defaults < file < environment. What is wrong is noted and cut out, and
-what is left is checked further, so that one run shows everything.
+The order of precedence is defaults < preset < file < environment. What is wrong is noted and cut
+out, and what is left is checked further, so that one run shows everything.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from mgpu.config import document, environment, future
+from mgpu.config import environment, files, future, preset_merge
 from mgpu.config.checks import check
-from mgpu.config.document import Document, UnreadableError
+from mgpu.config.document import Document
 from mgpu.config.messages import sentences
 from mgpu.config.model import Config
-from mgpu.config.problems import InvalidConfig, KeyPath, Origins, Problem, Report
+from mgpu.config.preset_merge import Filled
+from mgpu.config.problems import KeyPath, Origins, Report
 from mgpu.config.schema import kinds_at
-
-MAX_FILE_BYTES = 1024 * 1024
 
 STAND_INS: dict[str | int, str] = {
     "url": "http://consumer.invalid",
     "path": "/",
     "when": "@",
+    "items": "@",
     "consumer": "?",
 }
 """A valid value for every required key, so that what stands beside a wrong one is checked too."""
@@ -41,13 +42,26 @@ _RELATIVE_TO_THE_FILE: tuple[KeyPath, ...] = (
 """Key paths; ``*`` is every key there is."""
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A valid configuration, and what presets filled in of each consumer that has one."""
+
+    config: Config
+    filled: Mapping[str, Filled]
+
+
 def load(path: Path) -> Config:
-    """Read and check the configuration; raise ``InvalidConfig`` with every problem.
+    """Read and check the configuration; raise ``InvalidConfig`` with every problem."""
+    return read(path).config
+
+
+def read(path: Path) -> Loaded:
+    """Do what ``load`` does, and tell what came from presets.
 
     Paths in the file are relative to the file's own folder, those in the environment to the
     current one.
     """
-    file = _read(path)
+    file = files.read(path)
     overlay = environment.read(file.data)
     report = Report(Origins(str(path), file.lines, overlay.variables))
     for key, line, message in file.problems:
@@ -58,6 +72,7 @@ def load(path: Path) -> Config:
     _anchor(file.data, path.parent)
     _check_doubtful(file, report)
     data = _merged(file.data, overlay.data)
+    filled = preset_merge.fill_in(data, path.parent, report)
     future.drop(data, report)
     _check_booleans(data, report)
     consumers = data.get("consumers", {})
@@ -67,31 +82,7 @@ def load(path: Path) -> Config:
         if not report.has(finding.path) and not any(map(report.knows, finding.rests_on)):
             report.add(finding.path, finding.message)
     report.raise_if_any()
-    return config
-
-
-def _read(path: Path) -> Document:
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise _whole_file(path, f"cannot be read: {error.strerror}") from error
-    if len(content) > MAX_FILE_BYTES:
-        raise _whole_file(path, f"is larger than {MAX_FILE_BYTES} bytes")
-    try:
-        read = document.parse(content.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise _whole_file(path, "is not UTF-8 text", line) from error
-    except UnreadableError as error:
-        raise _whole_file(path, error.message, error.line) from error
-    # "routes:" with everything below commented out
-    read.data = {key: value for key, value in read.data.items() if value is not None}
-    return read
-
-
-def _whole_file(path: Path, message: str, line: int | None = None) -> InvalidConfig:
-    return InvalidConfig([Problem(str(path), line, "", message)])
+    return Loaded(config, filled)
 
 
 def _anchor(data: dict[str, Any], folder: Path) -> None:

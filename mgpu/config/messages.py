@@ -7,7 +7,7 @@ only where it cannot be a secret.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from pydantic import ValidationError
@@ -38,19 +38,27 @@ _NEEDS: Mapping[str, str] = {
     "greater_than": "greater than {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
+    "too_short": "not empty",
 }
 """What the value must be, for each of pydantic's error types; braces hold its context."""
 
 
-def sentences(error: ValidationError, data: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
-    """Give the key path and one sentence for every value of ``data`` that is wrong."""
+def sentences(
+    error: ValidationError,
+    data: Mapping[str, Any],
+    keys: Callable[[KeyPath], Iterable[str]] = keys_at,
+) -> Iterator[tuple[KeyPath, str]]:
+    """Give the key path and one sentence for every value of ``data`` that is wrong.
+
+    ``keys`` knows the keys of a section.
+    """
     by_path: dict[KeyPath, list[ErrorDetails]] = defaultdict(list)
     for details in error.errors(include_url=False):
         by_path[_path(details, data)].append(details)
     for path, found in by_path.items():
         deeper = any(other != path and other[: len(path)] == path for other in by_path)
         if not deeper or found[0]["type"] == "extra_forbidden":
-            yield path, _sentence(path, found)
+            yield path, _sentence(path, found, keys)
 
 
 def _path(details: ErrorDetails, data: Any) -> KeyPath:
@@ -71,13 +79,15 @@ def _holds(data: Any, step: str | int) -> bool:
     return isinstance(data, dict) and step in data
 
 
-def _sentence(path: KeyPath, found: list[ErrorDetails]) -> str:
+def _sentence(
+    path: KeyPath, found: list[ErrorDetails], keys: Callable[[KeyPath], Iterable[str]]
+) -> str:
     first = found[0]
     match first["type"]:
         case "missing":
             return "is required"
         case "extra_forbidden":
-            hint = did_you_mean(str(path[-1]), keys_at(path[:-1]), what="keys")
+            hint = did_you_mean(str(path[-1]), keys(path[:-1]), what="keys")
             return f"unknown key; {hint}"
         case "value_error":
             return _own_words(path, first)

@@ -46,6 +46,17 @@ def _absolute(path: str) -> str:
     return path
 
 
+def _stays_below_the_origin(path: str) -> str:
+    """Refuse what a URL reader might take for another host, and what no path can hold."""
+    if not path.startswith("/"):
+        raise ValueError("must start with /")
+    if path.startswith("//") or set(path) & set("\\#") or not path.isascii():
+        raise ValueError("must be a path in ASCII: no //, backslash or fragment")
+    if not path.isprintable() or " " in path:
+        raise ValueError("must be a path without blanks and control characters")
+    return path
+
+
 def _words(command: Any) -> Any:
     """Take a line apart as a shell does, without one: no variables, no wildcards, no pipes."""
     return tuple(shlex.split(command)) if isinstance(command, str) else command
@@ -63,6 +74,8 @@ def _as_text(value: Any) -> Any:
 
 
 JmesPath = Annotated[str, AfterValidator(_compiles)]
+CallPath = Annotated[str, AfterValidator(_stays_below_the_origin)]
+Port = Annotated[int, Field(ge=1, le=65535)]
 UrlPath = Annotated[str, AfterValidator(_absolute)]
 Command = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_not_empty)]
 EnvironmentValue = Annotated[str, BeforeValidator(_as_text)]
@@ -120,15 +133,24 @@ class SchedulerConfig(Section):
     when_nothing_to_evict: NothingToEvict = NothingToEvict.REJECT
 
 
-class CallConfig(Section):
+class RequestConfig(Section):
+    """A request to a consumer itself: never to another host than that of its ``url``."""
+
+    method: Method = "GET"
+    path: CallPath
+    port: Port | None = None
+    body: Any = None
+    headers: dict[str, str] = Field(default_factory=dict)
+
+
+class CallConfig(RequestConfig):
     """A request to a consumer's own endpoint that makes it load or unload."""
 
     method: Method = "POST"
-    path: UrlPath
-    body: Any = None
-    headers: dict[str, str] = Field(default_factory=dict)
     timeout_s: Seconds
     ok: tuple[Status, ...] = (200, 202, 204)
+    when: JmesPath | None = None
+    repeatable: bool = True
 
 
 class LoadConfig(CallConfig):
@@ -137,31 +159,50 @@ class LoadConfig(CallConfig):
     timeout_s: Seconds = 120.0
 
 
+class ForEachConfig(RequestConfig):
+    """Where a consumer says what to unload: one call for each item."""
+
+    items: JmesPath
+
+
 class UnloadConfig(CallConfig):
     """The call that unloads."""
 
     timeout_s: Seconds = 30.0
+    for_each: ForEachConfig | None = None
+    until_absent: bool = False
 
 
-class HealthConfig(Section):
+class ProbeConfig(RequestConfig):
+    """A question to a consumer that changes nothing."""
+
+    format: Literal["json", "prometheus"] = "json"
+
+
+class HealthConfig(ProbeConfig):
     """Where a consumer says that it is well."""
 
-    path: UrlPath
     ok: tuple[Status, ...] = (200,)
     when: JmesPath | None = None
 
 
-class ResidentConfig(Section):
+class ResidentConfig(ProbeConfig):
     """Where a consumer says whether its weights are in VRAM."""
 
-    path: UrlPath
+    when: JmesPath
+    absent: tuple[Status, ...] = ()
+
+
+class BusyConfig(ProbeConfig):
+    """Where a consumer says whether it computes, for whomever."""
+
     when: JmesPath
 
 
 class ModelsConfig(Section):
     """Where a consumer says which models it serves."""
 
-    path: UrlPath = "/v1/models"
+    path: CallPath = "/v1/models"
     names: JmesPath = "data[].id"
 
 
@@ -169,6 +210,9 @@ class ConsumerConfig(Section):
     """One service that uses the GPU."""
 
     url: str
+    preset: str | None = None
+    parameters: dict[str, str] = Field(default_factory=dict)
+    headers: dict[str, str] = Field(default_factory=dict)
     gpus: Literal["auto"] | tuple[Annotated[int, Field(ge=0)], ...] = "auto"
     footprint_mib: Literal["auto"] | Mib = 0
     residual_mib: Mib = 0
@@ -183,6 +227,7 @@ class ConsumerConfig(Section):
     unload: UnloadConfig | None = None
     health: HealthConfig | None = None
     resident: ResidentConfig | None = None
+    busy: BusyConfig | None = None
     systemd_unit: str | None = None
     systemd_scope: Literal["system", "user"] = "system"
     container: str | None = None
@@ -193,6 +238,7 @@ class ConsumerConfig(Section):
     stop_grace_s: Annotated[float, Field(ge=0)] = 10.0
     initially: Literal["auto", "resident", "absent"] = "auto"
     not_activity: tuple[str, ...] = ()
+    deny: tuple[str, ...] = ()
     models: ModelsConfig | None = None
     listen: str | None = None
     paths: dict[UrlPath, UrlPath] = Field(default_factory=dict)

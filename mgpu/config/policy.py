@@ -29,13 +29,17 @@ def policy(config: Config) -> Policy:
 
 def _consumer(name: str, config: ConsumerConfig) -> ConsumerPolicy:
     ours = not config.vram_managed
+    footprint_mib = 0 if config.footprint_mib == "auto" else config.footprint_mib
     return ConsumerPolicy(
         name=name,
-        footprint_mib=0 if config.footprint_mib == "auto" else config.footprint_mib,
+        footprint_mib=footprint_mib,
         learns=config.footprint_mib == "auto",
         tells_residency=config.resident is not None
         or (config.is_supervised and config.load is None and config.unload is None),
-        residual_mib=config.residual_mib,
+        # A preset knows what its service keeps, and not what this user's model takes.
+        residual_mib=config.residual_mib
+        if config.footprint_mib == "auto"
+        else min(config.residual_mib, footprint_mib),
         gpus=None if config.gpus == "auto" else config.gpus,
         can_coexist_with=frozenset(config.can_coexist_with),
         vram_managed=config.vram_managed,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from mgpu.errors import ConfigError
 
@@ -57,6 +57,8 @@ class Origins:
     lines: Mapping[KeyPath, int]
     variables: Mapping[KeyPath, str]
     """Every key path that the environment sets, those inside a JSON value too."""
+    presets: dict[KeyPath, tuple[str, int | None]] = field(default_factory=dict)
+    """The file and line of every key path that a preset sets."""
 
     def problem(self, path: KeyPath, message: str) -> Problem:
         """Place the problem; a missing value is the fault of what it is missing from."""
@@ -65,6 +67,8 @@ class Origins:
             return Problem(None, None, key, message, self.variables[path])
         for length in range(len(path), 0, -1):
             parent = path[:length]
+            if parent in self.presets:
+                return Problem(*self.presets[parent], key, message)
             if parent in self.lines:
                 return Problem(self.file, self.lines[parent], key, message)
             for variable_path, variable in self.variables.items():
@@ -77,12 +81,12 @@ class Report:
     """The problems found so far, each of them once."""
 
     def __init__(self, origins: Origins) -> None:
-        self._origins = origins
+        self.origins = origins
         self._problems: dict[tuple[KeyPath, str], Problem] = {}
 
     def add(self, path: KeyPath, message: str) -> None:
         """Note a problem of the value at ``path``."""
-        self._problems.setdefault((path, message), self._origins.problem(path, message))
+        self._problems.setdefault((path, message), self.origins.problem(path, message))
 
     def add_problem(self, path: KeyPath, problem: Problem) -> None:
         """Note a problem whose place is known already."""
@@ -99,11 +103,12 @@ class Report:
     def raise_if_any(self) -> None:
         """Raise ``InvalidConfig`` with every problem, by line, those of variables last."""
         if self._problems:
-            raise InvalidConfig(sorted(self._problems.values(), key=_reading_order))
+            raise InvalidConfig(sorted(self._problems.values(), key=reading_order))
 
 
-def _reading_order(problem: Problem) -> tuple[bool, int, str]:
-    return problem.variable is not None, problem.line or 0, problem.key
+def reading_order(problem: Problem) -> tuple[bool, str, int, str]:
+    """Where a problem comes in a list: file by file, by line, those of variables last."""
+    return problem.variable is not None, problem.file or "", problem.line or 0, problem.key
 
 
 def dotted(path: KeyPath) -> str:

@@ -14,17 +14,19 @@ from mgpu.config.model import Config
 from mgpu.config.problems import KeyPath
 
 
-def kinds_at(path: KeyPath) -> tuple[Any, ...]:
+def kinds_at(path: KeyPath, root: type[BaseModel] = Config) -> tuple[Any, ...]:
     """Return the types a value at ``path`` may have, unions taken apart; none: no such key."""
-    kinds: tuple[Any, ...] = (Config,)
+    kinds: tuple[Any, ...] = (root,)
     for step in path:
         kinds = tuple(kind for outer in kinds for kind in _members(_step(outer, step)))
     return kinds
 
 
-def keys_at(path: KeyPath) -> tuple[str, ...]:
+def keys_at(path: KeyPath, root: type[BaseModel] = Config) -> tuple[str, ...]:
     """Return the keys that the section at ``path`` knows; none where keys are free."""
-    return tuple(key for kind in kinds_at(path) if _is_model(kind) for key in kind.model_fields)
+    return tuple(
+        key for kind in kinds_at(path, root) if _is_model(kind) for key in kind.model_fields
+    )
 
 
 def _step(kind: Any, step: str | int) -> Any:

@@ -9,23 +9,25 @@ cannot stretch.
 from __future__ import annotations
 
 import asyncio
-import json
+from collections.abc import Sequence
+from dataclasses import replace
 
 import aiohttp
 import structlog
-from multidict import CIMultiDict
-from tenacity import AsyncRetrying, retry_if_exception
-from yarl import URL
+from tenacity import AsyncRetrying, retry_if_exception, retry_if_result
 
-from mgpu.config.model import CallConfig, ConsumerConfig
-from mgpu.consumers.probe import POLL_WAIT, probe, wait_until
-from mgpu.consumers.wire import READ_BYTES, UNBOUNDED, Answer, bare, is_refused, reason
-from mgpu.errors import LoadFailed, UnloadFailed
+from mgpu.config.model import CallConfig, ConsumerConfig, RequestConfig, UnloadConfig
+from mgpu.consumers.items import items, rendered
+from mgpu.consumers.probe import POLL_WAIT, ask_busy, evaluate, fetch, probe, wait_until
+from mgpu.consumers.wire import READ_BYTES, UNBOUNDED, Answer, bare, is_refused, reason, request
+from mgpu.errors import LoadFailed, UnloadDeclined, UnloadFailed
 from mgpu.ports import Placement, ProbeReport
 
 _REFUSED_GRACE_S = 2.0
 """How long a refused load is tried again: the service may be in the middle of a restart, but a job
 should not wait long to hear that it is down."""
+
+_SUCCESS = range(200, 300)
 
 _log = structlog.get_logger(__name__)
 
@@ -41,6 +43,8 @@ class HttpController:
         self._name = name
         self._config = config
         self._session = session
+        self._unloaded = False
+        """Asked to unload, as far as known, and not to load since."""
 
     async def load(self, placement: Placement) -> None:  # noqa: ARG002  no service takes it by HTTP
         """Call the load route and wait until a probe confirms; raise ``LoadFailed``.
@@ -62,6 +66,28 @@ class HttpController:
         if call is None:
             return
         what = self._describe(call)
+        heard = f"{what} needs no repeating"
+        if call.repeatable or self._unloaded:
+            self._unloaded = False
+            answer = await self._accepted_load(call, deadline)
+            heard = f"{what} answered {answer.status}"
+        if self._config.resident is not None:
+            await wait_until(
+                lambda report: report.resident is True,
+                self.probe,
+                deadline=deadline,
+                what=f"{heard}, but the consumer was not resident",
+            )
+        elif self._config.health is not None:
+            await wait_until(
+                lambda report: report.healthy,
+                self.probe,
+                deadline=deadline,
+                what=f"{heard}, but the consumer was not healthy",
+            )
+
+    async def _accepted_load(self, call: CallConfig, deadline: float) -> Answer:
+        what = self._describe(call)
         try:
             async with asyncio.timeout_at(deadline):
                 answer = await self._insist(call)
@@ -69,43 +95,86 @@ class HttpController:
             raise LoadFailed(f"{what} did not end within {call.timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             raise LoadFailed(f"{what}: {reason(error)}") from error
-        if answer.status not in call.ok:
-            raise LoadFailed(f"{what} answered {answer}")
-        if self._config.resident is not None:
-            await wait_until(
-                lambda report: report.resident is True,
-                self.probe,
-                deadline=deadline,
-                what=f"{what} answered {answer.status}, but the consumer was not resident",
-            )
-        elif self._config.health is not None:
-            await wait_until(
-                lambda report: report.healthy,
-                self.probe,
-                deadline=deadline,
-                what=f"{what} answered {answer.status}, but the consumer was not healthy",
-            )
+        if problem := _problem(call, answer):
+            raise LoadFailed(f"{what} {problem}")
+        return answer
 
     async def unload(self) -> None:
-        """Call the unload route; raise ``UnloadFailed``.
+        """Wait until the consumer is idle and call the unload route; raise ``UnloadFailed``.
 
-        Where nothing listens, nothing is loaded as far as HTTP can tell: that is no failure.
+        ``UnloadDeclined`` when it was not asked. All of it within the call's ``timeout_s``. Where
+        nothing listens, nothing is loaded as far as HTTP can tell: that is no failure.
         """
         call = self._config.unload
-        if call is None:
+        if call is None or (self._unloaded and not call.repeatable):
             return
+        deadline = asyncio.get_running_loop().time() + call.timeout_s
         what = self._describe(call)
+        await self._wait_until_idle(deadline, what)
         try:
-            async with asyncio.timeout(call.timeout_s):
-                answer = await self._send(call)
+            async with asyncio.timeout_at(deadline):
+                for each in await self._calls(call):
+                    self._unloaded = True
+                    if problem := _problem(call, await self._send(each)):
+                        raise UnloadFailed(f"{what} {problem}")
         except TimeoutError:
             raise UnloadFailed(f"{what} did not end within {call.timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
             if is_refused(error):
                 return
             raise UnloadFailed(f"{what}: {reason(error)}") from error
-        if answer.status not in call.ok:
-            raise UnloadFailed(f"{what} answered {answer}")
+        if call.until_absent:
+            await self._wait_until_absent(deadline, what)
+
+    async def _wait_until_idle(self, deadline: float, what: str) -> None:
+        """Return when the busy route does not say that it computes: an unload might break it.
+
+        Raises ``UnloadDeclined`` when it computes to the deadline.
+        """
+        asking = AsyncRetrying(retry=retry_if_result(bool), wait=POLL_WAIT)
+        try:
+            async with asyncio.timeout_at(deadline):
+                await asking(ask_busy, self._config, self._session)
+        except TimeoutError:
+            raise UnloadDeclined(f"{what} was not sent, as the consumer computes") from None
+
+    async def _calls(self, call: UnloadConfig) -> Sequence[UnloadConfig]:
+        """The one call, or one for each item that the consumer names."""
+        each = call.for_each
+        if each is None:
+            return (call,)
+        answer = await fetch(self._config, each, self._session)
+        if answer.status not in _SUCCESS:
+            raise UnloadFailed(f"{self._describe(each)} answered {answer}")
+        try:
+            return [rendered(call, item) for item in items(each.items, answer)]
+        except ValueError as error:
+            raise UnloadFailed(f"{self._describe(each)}: {error}") from error
+
+    async def _wait_until_absent(self, deadline: float, what: str) -> None:
+        """Return when the resident route says no, by the deadline at the latest.
+
+        Who ends its process to unload (KoboldCpp) is waited for until it is back; one that is not
+        by then has unloaded too.
+        """
+        last: ProbeReport | None = None
+
+        async def ask() -> ProbeReport:
+            nonlocal last
+            last = await self.probe()
+            return last
+
+        try:
+            await wait_until(
+                lambda report: report.resident is False,
+                ask,
+                deadline=deadline,
+                what=f"{what} was accepted, but the consumer was still resident",
+                failure=UnloadFailed,
+            )
+        except UnloadFailed:
+            if last is None or last.reachable:
+                raise
 
     async def clean_up(self) -> None:
         """Unload what a failed load may have left; a failure is only logged."""
@@ -121,8 +190,22 @@ class HttpController:
         )
 
     async def probe(self) -> ProbeReport:
-        """Ask the health and the resident route, within 2 s together; never raises."""
-        return await probe(self._config, self._session)
+        """Ask the health, resident and busy routes, within 2 s together; never raises.
+
+        One whose calls must not be repeated is remembered: it is resident unless it was asked to
+        unload since its process began.
+        """
+        report = await probe(self._config, self._session)
+        if not report.reachable:
+            self.forget()
+        if self._config.unload is None or self._config.unload.repeatable:
+            return report
+        known = report.resident is None and report.reachable
+        return replace(report, resident=not self._unloaded) if known else report
+
+    def forget(self) -> None:
+        """The consumer's process has ended: what the next one was asked for is nothing yet."""
+        self._unloaded = False
 
     async def close(self) -> None:
         """Return: nothing is held between calls."""
@@ -139,23 +222,24 @@ class HttpController:
 
     async def _send(self, call: CallConfig) -> Answer:
         """Return when the answer has ended: some services load until its last byte."""
-        headers = CIMultiDict(call.headers)
-        data = None
-        if call.body is not None:
-            data = json.dumps(call.body).encode()
-            headers.setdefault("Content-Type", "application/json")
-        async with self._session.request(
-            call.method,
-            URL(self._config.url + call.path),
-            data=data,
-            headers=headers,
-            allow_redirects=False,
-            timeout=UNBOUNDED,
-        ) as response:
-            beginning = b""
+        async with request(self._session, self._config, call, UNBOUNDED) as response:
+            beginning, complete = b"", True
             async for chunk in response.content.iter_chunked(READ_BYTES):
+                complete = complete and len(beginning) + len(chunk) <= READ_BYTES
                 beginning += chunk[: READ_BYTES - len(beginning)]
-            return Answer(response.status, beginning, complete=False)
+            return Answer(response.status, beginning, complete=complete)
 
-    def _describe(self, call: CallConfig) -> str:
+    def _describe(self, call: RequestConfig) -> str:
         return f"consumer {self._name}: {call.method} {bare(call.path)}"
+
+
+def _problem(call: CallConfig, answer: Answer) -> str:
+    """Why an answer is not the success of a call; empty when it is."""
+    if answer.status not in call.ok:
+        return f"answered {answer}"
+    if call.when is None:
+        return ""
+    try:
+        return "" if evaluate(call.when, answer) else f"answered {answer}"
+    except ValueError as error:
+        return f"answered {answer.status}: {error}"

@@ -9,8 +9,8 @@ import aiohttp
 import jmespath
 from jmespath.exceptions import JMESPathError
 
-from mgpu.config.model import ConsumerConfig
-from mgpu.consumers.probe import PROBE_TIMEOUT_S, get
+from mgpu.config.model import ConsumerConfig, RequestConfig
+from mgpu.consumers.probe import PROBE_TIMEOUT_S, fetch
 
 MAX_MODELS = 10_000
 MAX_NAME_CHARS = 1024
@@ -28,7 +28,7 @@ async def served_models(
         return None
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
-            answer = await get(config.url, config.models.path, session)
+            answer = await fetch(config, RequestConfig(path=config.models.path), session)
         if answer.status != _OK or not answer.complete:
             return None
         names = jmespath.search(config.models.names, json.loads(answer.body))

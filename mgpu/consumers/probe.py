@@ -1,4 +1,4 @@
-"""Asking a consumer how it is: two GETs, free of side effects, under one short deadline.
+"""Asking a consumer how it is: requests free of side effects, under one short deadline.
 
 A probe never raises for a consumer that is dead, slow or talks nonsense: that is what it is there
 to report. ``wait_until`` repeats it for as long as a load may take.
@@ -9,18 +9,28 @@ from __future__ import annotations
 import asyncio
 import json
 import operator
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
+from typing import Any
 
 import aiohttp
 import jmespath
 from jmespath.exceptions import JMESPathError
+from prometheus_client.parser import text_string_to_metric_families
 from tenacity import AsyncRetrying, retry_if_result, wait_exponential
 from yarl import URL
 
-from mgpu.config.model import ConsumerConfig, HealthConfig, ResidentConfig
-from mgpu.consumers.wire import READ_BYTES, Answer, bare, quote, reason
-from mgpu.errors import LoadFailed
+from mgpu.config.model import (
+    BusyConfig,
+    ConsumerConfig,
+    HealthConfig,
+    ProbeConfig,
+    RequestConfig,
+    ResidentConfig,
+)
+from mgpu.consumers.wire import READ_BYTES, Answer, bare, quote, reason, request
+from mgpu.errors import LoadFailed, UnloadFailed
 from mgpu.ports import ProbeReport
 
 PROBE_TIMEOUT_S = 2.0
@@ -36,18 +46,20 @@ _NOBODY = ProbeReport(reachable=False, healthy=False)
 
 
 async def probe(config: ConsumerConfig, session: aiohttp.ClientSession) -> ProbeReport:
-    """Ask the health and the resident route, within 2 s together; never raises.
+    """Ask the health, the resident and the busy route, within 2 s together; never raises.
 
-    With neither configured, a connection that is accepted counts as healthy.
+    With none configured, a connection that is accepted counts as healthy.
     """
     report = _NOBODY
     try:
         async with asyncio.timeout(PROBE_TIMEOUT_S):
             if config.health is not None:
-                report = await _ask_health(config.url, config.health, session)
+                report = await _ask_health(config, config.health, session)
             if config.resident is not None:
-                report = await _ask_resident(config.url, config.resident, session, report)
-            if config.health is None and config.resident is None:
+                report = await _ask_resident(config, config.resident, session, report)
+            if config.busy is not None:
+                report = await _ask_busy(config, config.busy, session, report)
+            if config.health is None and config.resident is None and config.busy is None:
                 report = await _connect(config.url)
     except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
         return replace(_NOBODY, detail=reason(error))
@@ -60,16 +72,31 @@ async def probe(config: ConsumerConfig, session: aiohttp.ClientSession) -> Probe
     return report
 
 
+async def ask_busy(config: ConsumerConfig, session: aiohttp.ClientSession) -> bool:
+    """Whether the consumer says that it computes; False also where it does not say.
+
+    Bounded by 2 s; never raises.
+    """
+    if config.busy is None:
+        return False
+    try:
+        async with asyncio.timeout(PROBE_TIMEOUT_S):
+            return (await _ask_busy(config, config.busy, session, _NOBODY)).busy
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        return False
+
+
 async def wait_until(
     ready: Callable[[ProbeReport], bool],
     ask: Callable[[], Awaitable[ProbeReport]],
     *,
     deadline: float,
     what: str,
+    failure: type[LoadFailed | UnloadFailed] = LoadFailed,
 ) -> None:
     """Return as soon as a report is ``ready``.
 
-    Raises ``LoadFailed`` at loop time ``deadline``, with ``what`` was waited for and what was
+    Raises ``failure`` at loop time ``deadline``, with ``what`` was waited for and what was
     heard last, or at once when ``ask`` itself raises it.
     """
     loop = asyncio.get_running_loop()
@@ -85,37 +112,64 @@ async def wait_until(
         async with asyncio.timeout_at(deadline):
             await AsyncRetrying(retry=retry_if_result(operator.not_), wait=POLL_WAIT)(ask_once)
     except TimeoutError:
-        raise LoadFailed(f"{what} after {loop.time() - began:.1f} s: {last}") from None
+        raise failure(f"{what} after {loop.time() - began:.1f} s: {last}") from None
 
 
 async def _ask_health(
-    url: str, health: HealthConfig, session: aiohttp.ClientSession
+    config: ConsumerConfig, health: HealthConfig, session: aiohttp.ClientSession
 ) -> ProbeReport:
-    answer = await get(url, health.path, session)
+    answer = await fetch(config, health, session)
     problem = ""
     if answer.status not in health.ok:
         problem = f"answered {answer}"
     elif health.when is not None:
-        holds = _evaluate(health.when, answer)
+        holds = _holds(health.when, answer, health)
         if isinstance(holds, str):
             problem = holds
         elif not holds:
             problem = f"answered {answer}"
-    detail = f"GET {bare(health.path)}: {problem}" if problem else ""
+    detail = f"{_named(health)}: {problem}" if problem else ""
     return ProbeReport(reachable=True, healthy=not problem, detail=detail)
 
 
 async def _ask_resident(
-    url: str, resident: ResidentConfig, session: aiohttp.ClientSession, known: ProbeReport
+    config: ConsumerConfig,
+    resident: ResidentConfig,
+    session: aiohttp.ClientSession,
+    known: ProbeReport,
 ) -> ProbeReport:
     """Add to what the health route said, or stand for it where there is none."""
-    answer = await get(url, resident.path, session)
+    answer = await fetch(config, resident, session)
     fine = answer.status in _SUCCESS
-    report = known if known.reachable else ProbeReport(reachable=True, healthy=fine)
-    holds = _evaluate(resident.when, answer) if fine else f"answered {answer}"
+    absent = answer.status in resident.absent
+    report = known if known.reachable else ProbeReport(reachable=True, healthy=fine or absent)
+    if absent:
+        return replace(report, resident=False)
+    holds = _holds(resident.when, answer, resident) if fine else f"answered {answer}"
     if isinstance(holds, bool):
         return replace(report, resident=holds)
-    return replace(report, detail=report.detail or f"GET {bare(resident.path)}: {holds}")
+    return replace(report, detail=report.detail or f"{_named(resident)}: {holds}")
+
+
+async def _ask_busy(
+    config: ConsumerConfig, busy: BusyConfig, session: aiohttp.ClientSession, known: ProbeReport
+) -> ProbeReport:
+    """Add to what the others said, or stand for them where there are none.
+
+    The route may be on a port of its own, so that it fails while the consumer is well.
+    """
+    try:
+        answer = await fetch(config, busy, session)
+    except (aiohttp.ClientError, OSError) as error:
+        if not known.reachable:
+            raise
+        return replace(known, detail=known.detail or f"{_named(busy)}: {reason(error)}")
+    fine = answer.status in _SUCCESS
+    report = known if known.reachable else ProbeReport(reachable=True, healthy=fine)
+    holds = _holds(busy.when, answer, busy) if fine else f"answered {answer}"
+    if isinstance(holds, bool):
+        return replace(report, busy=holds)
+    return replace(report, detail=report.detail or f"{_named(busy)}: {holds}")
 
 
 async def _connect(url: str) -> ProbeReport:
@@ -125,14 +179,11 @@ async def _connect(url: str) -> ProbeReport:
     return ProbeReport(reachable=True, healthy=True)
 
 
-async def get(url: str, path: str, session: aiohttp.ClientSession) -> Answer:
-    """Ask for what is at ``path``, the first MiB of it; raises what aiohttp raises."""
-    async with session.get(
-        URL(url + path),
-        headers={"Accept-Encoding": "identity"},
-        allow_redirects=False,
-        timeout=_TIMEOUT,
-    ) as response:
+async def fetch(
+    config: ConsumerConfig, wanted: RequestConfig, session: aiohttp.ClientSession
+) -> Answer:
+    """The answer to a question, 1 MiB of it at most. The caller bounds the time."""
+    async with request(session, config, wanted, _TIMEOUT) as response:
         body = b""
         async for chunk in response.content.iter_chunked(READ_BYTES):
             body += chunk
@@ -141,17 +192,44 @@ async def get(url: str, path: str, session: aiohttp.ClientSession) -> Answer:
         return Answer(response.status, body, complete=True)
 
 
-def _evaluate(expression: str, answer: Answer) -> bool | str:
-    """Whether the JMESPath holds over a JSON answer, or a sentence why that cannot be told.
+def evaluate(expression: str, answer: Answer, format: str = "json") -> Any:  # noqa: A002
+    """What a JMESPath gives over an answer; raise ``ValueError`` with a sentence why it cannot.
+
+    Of Prometheus metrics an object is made with each sample's name and its sum over all labels.
+    """
+    if not answer.complete:
+        raise ValueError(f"the answer is longer than {MAX_BODY_BYTES} bytes")
+    try:
+        document = _metrics(answer.body) if format == "prometheus" else json.loads(answer.body)
+    except (ValueError, RecursionError):
+        what = "Prometheus metrics" if format == "prometheus" else "JSON"
+        raise ValueError(f"the answer is not {what}: {quote(answer.body)}") from None
+    try:
+        return jmespath.search(expression, document)
+    except (JMESPathError, RecursionError) as error:
+        told = quote(str(error).encode())
+        raise ValueError(f"{expression!r} cannot be applied to the answer: {told}") from error
+
+
+def _holds(expression: str, answer: Answer, wanted: ProbeConfig) -> bool | str:
+    """Whether the JMESPath holds over an answer, or a sentence why that cannot be told.
 
     0 counts as false, unlike in JMESPath's own conditions: ``models[0].size_vram`` is meant to
     read as "has any".
     """
-    if not answer.complete:
-        return f"the answer is longer than {MAX_BODY_BYTES} bytes"
     try:
-        return bool(jmespath.search(expression, json.loads(answer.body)))
-    except (ValueError, RecursionError):
-        return f"the answer is not JSON: {quote(answer.body)}"
-    except JMESPathError as error:
-        return f"{expression!r} cannot be applied to the answer: {quote(str(error).encode())}"
+        return bool(evaluate(expression, answer, wanted.format))
+    except ValueError as error:
+        return str(error)
+
+
+def _metrics(body: bytes) -> dict[str, float]:
+    sums: dict[str, float] = defaultdict(float)
+    for family in text_string_to_metric_families(body.decode()):
+        for sample in family.samples:
+            sums[sample.name] += sample.value
+    return dict(sums)
+
+
+def _named(wanted: RequestConfig) -> str:
+    return f"{wanted.method} {bare(wanted.path)}"

@@ -125,6 +125,7 @@ class SupervisedController:
         """Stop it within 20 s and the grace it has; raise ``UnloadFailed``."""
         with self._named(UnloadFailed):
             await self._supervisor.stop(self._config.stop_grace_s + STOP_MARGIN_S)
+        self._http.forget()
 
     async def probe(self) -> ProbeReport:
         """Ask the supervisor and, only when it says that it runs, the service.
@@ -136,6 +137,7 @@ class SupervisedController:
         except ConsumerFailed as error:
             return ProbeReport(reachable=False, healthy=False, detail=error.detail)
         if not state.is_active:
+            self._http.forget()
             resident = False if state.is_stopped else None
             detail = f"{self._supervisor.name} is {state}"
             return ProbeReport(reachable=False, healthy=False, resident=resident, detail=detail)

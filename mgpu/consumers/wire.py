@@ -6,9 +6,15 @@ Nothing said here quotes a header or a query string: either may hold a key.
 from __future__ import annotations
 
 import errno
+import json
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 
 import aiohttp
+from multidict import CIMultiDict
+from yarl import URL
+
+from mgpu.config.model import ConsumerConfig, RequestConfig
 
 UNBOUNDED = aiohttp.ClientTimeout(total=None, sock_connect=None)
 """The caller's ``asyncio.timeout`` is the deadline: aiohttp's own are rounded up above 5 s."""
@@ -39,6 +45,35 @@ def control_session() -> aiohttp.ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         timeout=UNBOUNDED,
         trust_env=False,
+    )
+
+
+def url_of(origin: str, path: str, port: int | None = None) -> URL:
+    """The URL of a path (with its query) at a consumer, or at another port of the same host."""
+    base = URL(origin)
+    return URL(str(base.with_port(port) if port else base).rstrip("/") + path)
+
+
+def request(
+    session: aiohttp.ClientSession,
+    consumer: ConsumerConfig,
+    wanted: RequestConfig,
+    timeout: aiohttp.ClientTimeout,
+) -> AbstractAsyncContextManager[aiohttp.ClientResponse]:
+    """Send a configured request to the consumer itself; a redirect is an answer like any other."""
+    headers = CIMultiDict({"Accept-Encoding": "identity", **consumer.headers})
+    headers.update(wanted.headers)
+    data = None
+    if wanted.body is not None:
+        data = json.dumps(wanted.body).encode()
+        headers.setdefault("Content-Type", "application/json")
+    return session.request(
+        wanted.method,
+        url_of(consumer.url, wanted.path, wanted.port),
+        data=data,
+        headers=headers,
+        allow_redirects=False,
+        timeout=timeout,
     )
 
 

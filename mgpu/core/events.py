@@ -6,6 +6,7 @@ after its question was given up changes nothing.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -99,12 +100,16 @@ class LoadEnded:
 
 @dataclass(frozen=True, slots=True)
 class UnloadEnded:
-    """An unload was answered; ``error`` is None when it was accepted. No memory is free yet."""
+    """An unload was answered; ``error`` is None when it was accepted. No memory is free yet.
+
+    ``declined``: the consumer was not even asked, since it computes for somebody else.
+    """
 
     at: float
     consumer: str
     attempt: int
     error: str | None = None
+    declined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,8 @@ class ConsumerProbed:
     """What a consumer says of itself. ``attempt`` is the consumer's when the question was put.
 
     ``reachable`` False: nothing listens there. ``resident`` None: it does not tell. ``alive``: it
-    runs all the same, says whoever starts and stops it.
+    runs all the same, says whoever starts and stops it. ``busy``: it
+    computes, for whomever, as of some time after ``asked_at``.
     """
 
     at: float
@@ -122,6 +128,8 @@ class ConsumerProbed:
     healthy: bool
     resident: bool | None = None
     alive: bool = False
+    busy: bool = False
+    asked_at: float = -math.inf
 
 
 @dataclass(frozen=True, slots=True)

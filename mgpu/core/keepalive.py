@@ -1,6 +1,7 @@
 """Unloading what nobody has used for a while.
 
-A consumer is idle while it is resident, not pinned, and has neither a running nor a waiting job.
+A consumer is idle while it is resident, not pinned, has neither a running nor a waiting job, and
+does not say that it computes for somebody else.
 When it has been idle for as long as its last finished job asked for, else for the policy's
 ``idle_unload_s``, it is asked to unload: 0 is at once, infinity never. It is looked at after
 the waiting were served, so a consumer with work is never idle, and whoever comes once it was asked
@@ -45,6 +46,7 @@ def _idle(state: State, consumer: Consumer) -> bool:
     return (
         consumer.state is S.RESIDENT
         and not consumer.running
+        and not consumer.busy
         and not consumer.waiting
         and not consumer.pinned
         and not state.draining

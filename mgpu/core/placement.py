@@ -4,9 +4,9 @@ The whole set of victims is planned before anybody is asked to leave: if it cann
 is. Victims are taken in the order of ``mgpu.core.eviction`` until the target fits; then every
 victim that turned out not to be needed is spared, the last one taken first.
 
-What may be a victim: resident, idle, without waiting jobs that keep its place (``state.Claim``),
-not pinned, not just loaded (``min_resident_s``), with a way to be unloaded, not running its own
-eviction, and not in the target's ``can_coexist_with``.
+What may be a victim: resident, idle (also by its own word), without waiting jobs that keep its
+place (``state.Claim``), not pinned, not just loaded (``min_resident_s``), with a way to be
+unloaded, not running its own eviction, and not in the target's ``can_coexist_with``.
 """
 
 from __future__ import annotations
@@ -154,6 +154,7 @@ def _evictable(state: State, target: Consumer, victim: Consumer, at: float) -> b
     return (
         victim.state is S.RESIDENT
         and not victim.running
+        and not victim.busy
         and _permitted(target, victim)
         and victim.resident_since + state.policy.min_resident_s <= at
     )

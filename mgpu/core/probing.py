@@ -25,6 +25,7 @@ def consumer_probed(step: Step, event: ConsumerProbed) -> None:
     """Believe a consumer about itself."""
     consumer = step.state.consumers[event.consumer]
     consumer.healthy = event.reachable and event.healthy
+    consumer.busy = _computes_for_others(consumer, event)
     if event.attempt != consumer.attempt or consumer.policy.vram_managed:
         return
     broken = event.alive and not event.reachable
@@ -114,6 +115,16 @@ def _tell_health(step: Step, before: dict[int | None, str | None]) -> None:
 
 def _why(event: ConsumerProbed) -> str:
     return "nothing listens" if not event.reachable else "says that it is not resident"
+
+
+def _computes_for_others(consumer: Consumer, event: ConsumerProbed) -> bool:
+    """Whether it said that it computes, and not because of a job of the broker's."""
+    return (
+        event.busy
+        and event.attempt == consumer.attempt
+        and not consumer.running
+        and consumer.last_used_at < event.asked_at
+    )
 
 
 def _about_to_load(consumer: Consumer, event: ConsumerProbed) -> bool:

@@ -122,7 +122,7 @@ def _take_in(step: Step, event: Event) -> None:  # noqa: C901, PLR0912 - one arm
         case UnloadEnded():
             consumer = step.state.consumers[event.consumer]
             if consumer.state is S.UNLOADING and consumer.attempt == event.attempt:
-                unloading.answered(step, consumer, event.error)
+                unloading.answered(step, consumer, event.error, declined=event.declined)
                 # One that was stopped at its work held the lock until now (mgpu.core.restarting).
                 admission.unlock(step, consumer)
         case ConsumerProbed():

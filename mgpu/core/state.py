@@ -97,6 +97,8 @@ class Consumer:
     policy: ConsumerPolicy
     state: ConsumerState
     healthy: bool = True
+    busy: bool = False
+    """It computes for somebody who did not come through the broker: it may not be evicted."""
     attempt: int = 0
     """Number of the last load or unload asked of it; answers to older ones are void."""
     gpus: tuple[int, ...] = ()

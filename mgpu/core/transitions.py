@@ -18,7 +18,8 @@ LEGAL: dict[S, frozenset[S]] = {
     # Absent without an unload: it died, or unloaded by itself.
     S.RESIDENT: frozenset({S.DRAINING, S.UNLOADING, S.ABSENT}),
     S.DRAINING: frozenset({S.UNLOADING}),
-    S.UNLOADING: frozenset({S.ABSENT, S.QUARANTINED}),
+    # Resident: it was not asked, since it computes for somebody else.
+    S.UNLOADING: frozenset({S.ABSENT, S.QUARANTINED, S.RESIDENT}),
     # Resident: it loaded after all, later than it was given time for.
     S.COOLDOWN: frozenset({S.ABSENT, S.RESIDENT}),
     S.QUARANTINED: frozenset({S.ABSENT, S.UNLOADING}),

@@ -31,6 +31,9 @@ ACCEPTED_FRACTION = 0.5
 """When time is up, this much is still an unload: what is missing is billed as a leftover. Less is
 a failure."""
 
+BUSY_RETRY_S = 5.0
+"""When to ask again who was in use: as often as consumers are asked how they are."""
+
 BACKOFF_FIRST_S = 1.0
 BACKOFF_MOST_S = 300.0
 
@@ -48,6 +51,7 @@ def begin(step: Step, consumer: Consumer, reason: str, *, stop: bool = False) ->
     """
     hardest = stop and consumer.policy.can_escalate
     consumer.unload = Unload(step.at, stop=stop, escalated=hardest)
+    consumer.busy = False
     step.move(consumer, S.UNLOADING, reason)
     if not _ask_on_new_figures(step, consumer, consumer.unload):
         step.emit(Sample(fast=True))
@@ -61,9 +65,16 @@ def drain(step: Step, consumer: Consumer, reason: str) -> None:
         begin(step, consumer, reason)
 
 
-def answered(step: Step, consumer: Consumer, error: str | None) -> None:
-    """The consumer accepted to unload, or did not."""
+def answered(step: Step, consumer: Consumer, error: str | None, *, declined: bool = False) -> None:
+    """The consumer accepted to unload, or did not, or was not asked (``declined``).
+
+    One that somebody else uses stays: a harder way would end that work. One that is to be stopped
+    at its work is not spared.
+    """
     assert consumer.unload is not None
+    if error is not None and declined and not consumer.unload.stop:
+        _stay(step, consumer, consumer.unload, error)
+        return
     if error is not None:
         _escalate_or_quarantine(step, consumer, error)
         return
@@ -173,6 +184,15 @@ def _holds_nothing_yet(consumer: Consumer) -> bool:
 def _ask(step: Step, consumer: Consumer, *, escalate: bool) -> None:
     consumer.attempt += 1
     step.emit(StartUnload(consumer.name, consumer.attempt, escalate=escalate))
+
+
+def _stay(step: Step, consumer: Consumer, unload: Unload, error: str) -> None:
+    step.emit(UnloadMeasured(consumer.name, ok=False, seconds=step.at - unload.started_at))
+    consumer.attempt += 1
+    consumer.unload = None
+    consumer.busy = True
+    step.move(consumer, S.RESIDENT, error)
+    answer(step, consumer, Refusal("unload-failed", error, BUSY_RETRY_S))
 
 
 def _escalate_or_quarantine(step: Step, consumer: Consumer, error: str) -> None:

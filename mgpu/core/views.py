@@ -39,7 +39,10 @@ class GpuView:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerView:
-    """One consumer; ``last_used_s`` is the age of its last finished job, None before the first."""
+    """One consumer; ``last_used_s`` is the age of its last finished job, None before the first.
+
+    ``busy``: it says that it computes for somebody who did not come through the broker.
+    """
 
     name: str
     state: ConsumerState
@@ -55,6 +58,7 @@ class ConsumerView:
     """Where ``footprint_mib`` is from; ``unknown``: it is to be measured, and never was."""
     held_mib: int | None = None
     """What its processes hold now; None: not known."""
+    busy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +153,7 @@ def _consumer(consumer: Consumer, at: float) -> ConsumerView:
         pinned=consumer.pinned,
         footprint_source=_source(consumer),
         held_mib=consumer.own_total_mib,
+        busy=consumer.busy,
     )
 
 

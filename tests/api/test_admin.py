@@ -47,6 +47,7 @@ async def test_status_has_the_promised_shape(sites: Sites) -> None:
                 "pinned": False,
                 "footprint_source": "configured",
                 "held_mib": None,
+                "busy": False,
             }
         },
         "queue": [],

@@ -126,3 +126,52 @@ async def test_a_path_that_is_no_text_is_unknown_all_the_same(sites: Sites) -> N
 
     status, _ = await client.problem()
     assert status == 404
+
+
+DENIED = ["DELETE /api/delete", "POST /v1/server-*", "* /stop"]
+
+
+@pytest.mark.parametrize(
+    "request_line",
+    [
+        "DELETE /api/delete",
+        "DELETE /api/delete?name=m",
+        "DELETE /api/delete/",
+        "DELETE /API/Delete",
+        "DELETE /api/%64elete",
+        "POST /v1/server-kill",
+        "POST /v1/server-kill/now",
+        "GET /stop",
+        "PUT /stop",
+    ],
+)
+async def test_what_is_denied_never_reaches_the_consumer(sites: Sites, request_line: str) -> None:
+    reached: list[str] = []
+
+    async def note(request: web.BaseRequest) -> web.Response:
+        reached.append(request.path)
+        return web.Response()
+
+    method, path = request_line.split()
+    site = await sites.broker(
+        await sites.upstream(note),
+        consumer={"deny": DENIED, "not_activity": ["GET /*"]},
+        routes={"/raw": {"consumer": "tts", "path": "/"}},
+    )
+
+    for prefix in ("/consumers/tts", "/raw"):
+        url = URL(site.url(prefix + path), encoded=True)
+        async with site.client.request(method, url) as response:
+            assert response.status == 403
+            document = await response.json(content_type="application/problem+json")
+            assert document["type"] == "urn:mgpu:forbidden"
+    assert (reached, site.broker.outcomes) == ([], {})
+
+
+@pytest.mark.parametrize("request_line", ["GET /api/delete", "DELETE /api/deleted", "POST /v1/x"])
+async def test_what_only_looks_like_it_passes(sites: Sites, request_line: str) -> None:
+    method, path = request_line.split()
+    site = await sites.broker(await sites.upstream(echo_target), consumer={"deny": DENIED})
+
+    async with site.client.request(method, site.url(f"/consumers/tts{path}")) as response:
+        assert response.status == 200

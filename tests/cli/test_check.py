@@ -60,6 +60,37 @@ def test_a_second_way_to_unload_is_shown(file: Path) -> None:
     assert "POST /u, else unit tts" in result.stdout
 
 
+def test_it_is_said_what_a_preset_filled_in_and_what_it_needs(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(file.parent / "xdg"))
+    mine = file.parent / "presets" / "ollama.yaml"
+    mine.parent.mkdir()
+    mine.write_text("service: Mine\nconsumer: {unload: {path: /u}, footprint_mib: 1}")
+    file.write_text(
+        "consumers:\n"
+        "  llm: {url: 'http://127.0.0.1:1', preset: ollama, footprint_mib: 2}\n"
+        "  kokoro: {url: 'http://127.0.0.1:2', preset: kokoro-fastapi, unload: null}\n"
+        "  stt: {url: 'http://127.0.0.1:3', preset: whisper-cpp, systemd_unit: whisper}\n"
+    )
+
+    result = mgpu("check")
+
+    assert result.exit_code == 0
+    text = " ".join(result.stdout.split())
+    assert (
+        "llm: preset ollama of presets/ollama.yaml, in the place of the one that comes with mgpu, "
+        "fills in unload" in text
+    )
+    assert "kokoro: preset kokoro-fastapi fills in residual_mib, health, not_activity, deny" in text
+    assert "kokoro: Kokoro-FastAPI must have been started with ALLOW_DEV_UNLOAD=true" in text
+    assert (
+        "kokoro: Kokoro-FastAPI has no request that frees its VRAM: "
+        "to be evicted it needs a systemd_unit, a container or a command" in text
+    )
+    assert "stt: whisper.cpp server has" not in text
+
+
 def test_every_problem_is_one_line_with_file_line_and_key(file: Path) -> None:
     file.write_text("server:\n  listn: x\ngpu:\n  devices: [0, 0]\n  lock: '[red]'\n")
 

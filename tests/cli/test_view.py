@@ -85,6 +85,12 @@ def test_every_line_fits_the_width(width: int, colours: bool) -> None:
     assert max(map(len, picture.splitlines())) <= width
 
 
+def test_who_is_used_by_somebody_else_is_in_use() -> None:
+    consumers = {"tts": consumer(state="resident", busy=True)}
+    picture = drawn(60, status() | {"consumers": consumers})
+    assert "● in use" in line_with(picture, "tts", "3.0 GiB")
+
+
 @pytest.mark.parametrize("width", [60, 100])
 def test_everything_is_told(width: int) -> None:
     picture = drawn(width, status(), EVICTIONS, {"done": 12, "failed": 1}, cushion_mib=256)

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from mgpu.config.model import Config
+from mgpu.config.patterns import WHAT_A_PATTERN_IS
 
 Problems = Callable[[str], list[str]]
 Load = Callable[[str], Config]
@@ -133,11 +134,16 @@ def test_a_key_that_no_client_can_send_is_refused(problems: Problems, key: str) 
         ),
         (
             _tts("not_activity: [GET /queue, /queue]"),
-            "consumers.tts.not_activity[1]: must be METHOD /PATH, such as GET /queue or * /api/*",
+            f"consumers.tts.not_activity[1]: {WHAT_A_PATTERN_IS}",
         ),
         (
             _tts("not_activity: [get /queue]"),
-            "consumers.tts.not_activity[0]: must be METHOD /PATH, such as GET /queue or * /api/*",
+            f"consumers.tts.not_activity[0]: {WHAT_A_PATTERN_IS}",
+        ),
+        (_tts("deny: [DELETE]"), f"consumers.tts.deny[0]: {WHAT_A_PATTERN_IS}"),
+        (
+            _tts("headers: {Transfer-Encoding: chunked}"),
+            "consumers.tts.headers.Transfer-Encoding: is the broker's to set",
         ),
         (
             'consumers: {a: {url: "http://127.0.0.1:7070"}}',

@@ -17,20 +17,6 @@ TTS = """
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("preset", "comfyui"),
-    ],
-)
-def test_a_key_of_a_consumer_that_is_not_there_yet_is_told_so(
-    problems: Problems, key: str, value: str
-) -> None:
-    assert problems(f"{TTS}        {key}: {value}\n") == [
-        f"5: consumers.tts.{key}: is not supported by this version yet"
-    ]
-
-
-@pytest.mark.parametrize(
     ("text", "problem"),
     [
         ("scheduler: {restore_when_idle: true}", "scheduler.restore_when_idle: is"),
@@ -44,7 +30,6 @@ def test_a_way_of_scheduling_that_is_not_there_yet_is_told_so(
 
 def test_off_is_what_this_version_does_and_is_accepted(loaded: Load) -> None:
     config = loaded(f"""{TTS}
-        preset: null
     scheduler: {{restore_when_idle: off}}
     """)
 

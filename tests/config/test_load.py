@@ -7,7 +7,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from mgpu.config.load import MAX_FILE_BYTES, STAND_INS, load
+from mgpu.config.files import MAX_FILE_BYTES
+from mgpu.config.load import STAND_INS, load
 from mgpu.config.model import (
     Config,
     ConsumerConfig,

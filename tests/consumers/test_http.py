@@ -350,3 +350,125 @@ async def test_a_cancelled_load_leaves_no_task_and_no_connection(
 
 def _server_tasks() -> set[asyncio.Task[Any]]:
     return {task for task in asyncio.all_tasks() if "BadServer" in repr(task.get_coro())}
+
+
+# More than one fixed call
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ('{"success": true}', None),
+        ('{"success": false}', 'answered 200 {"success": false}'),
+        ("<html>", "answered 200: the answer is not JSON: <html>"),
+        ("x" * (1 << 16) + "y", "answered 200: the answer is longer than"),
+    ],
+)
+async def test_a_success_may_be_told_by_the_answer(
+    session: aiohttp.ClientSession, aiohttp_server: Serve, text: str, problem: str | None
+) -> None:
+    async def do(_: web.Request) -> web.Response:
+        return web.Response(text=text)
+
+    server = await aiohttp_server(app(do=do))
+    call = route(when="success", timeout_s=5)
+    made = controller(session, str(server.make_url("")), load=call, unload=call)
+    if problem is None:
+        await made.load(NOWHERE)
+        await made.unload()
+        return
+    with pytest.raises(LoadFailed, match=problem):
+        await made.load(NOWHERE)
+    with pytest.raises(UnloadFailed, match=problem):
+        await made.unload()
+
+
+async def test_an_unload_that_is_answered_early_is_over_when_the_consumer_says_so(
+    session: aiohttp.ClientSession, aiohttp_server: Serve
+) -> None:
+    answers = iter([True, True, False])
+
+    async def status(_: web.Request) -> web.Response:
+        return web.json_response({"loaded": next(answers)})
+
+    server = await aiohttp_server(app(do=nothing, status=status))
+    await controller(
+        session,
+        str(server.make_url("")),
+        unload=route(until_absent=True, timeout_s=5),
+        resident={"path": "/status", "when": "loaded"},
+    ).unload()
+    assert next(answers, None) is None
+
+
+async def test_one_that_never_says_so_has_failed_to_unload(
+    session: aiohttp.ClientSession, aiohttp_server: Serve
+) -> None:
+    async def status(_: web.Request) -> web.Response:
+        return web.json_response({"loaded": True})
+
+    server = await aiohttp_server(app(do=nothing, status=status))
+    stuck = controller(
+        session,
+        str(server.make_url("")),
+        unload=route(until_absent=True),
+        resident={"path": "/status", "when": "loaded"},
+    )
+    took_s, detail = await elapsed(stuck.unload(), UnloadFailed)
+    assert 0.3 <= took_s < 0.8
+    assert "POST /do was accepted, but the consumer was still resident after 0." in detail
+
+
+async def test_what_must_not_be_repeated_is_remembered_until_its_process_ends(
+    session: aiohttp.ClientSession, aiohttp_server: Serve
+) -> None:
+    sent: list[str] = []
+
+    async def note(request: web.Request) -> web.Response:
+        sent.append(request.path)
+        return web.Response()
+
+    server = await aiohttp_server(app(load=note, unload=note, health=nothing))
+    once = {"repeatable": False, "timeout_s": 5}
+    made = controller(
+        session,
+        str(server.make_url("")),
+        load={"path": "/load", **once},
+        unload={"path": "/unload", **once},
+        health={"path": "/health"},
+    )
+    await made.load(NOWHERE)
+    assert (await made.probe()).resident is True
+    await made.unload()
+    await made.unload()
+    assert (await made.probe()).resident is False
+    await made.load(NOWHERE)
+    assert sent == ["/unload", "/load"]
+
+    await made.unload()
+    made.forget()
+    assert (await made.probe()).resident is True
+    await made.unload()
+    assert sent == ["/unload", "/load", "/unload", "/unload"]
+
+
+async def test_a_busy_consumer_that_does_not_answer_any_more_is_asked_to_unload(
+    session: aiohttp.ClientSession, aiohttp_server: Serve
+) -> None:
+    async def broken(_: web.Request) -> web.Response:
+        raise web.HTTPInternalServerError
+
+    sent: list[str] = []
+
+    async def do(request: web.Request) -> web.Response:
+        sent.append(request.path)
+        return web.Response()
+
+    server = await aiohttp_server(app(do=do, busy=broken))
+    await controller(
+        session,
+        str(server.make_url("")),
+        unload=route(timeout_s=5),
+        busy={"path": "/busy", "when": "@"},
+    ).unload()
+    assert sent == ["/do"]

@@ -12,6 +12,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from yarl import URL
 
 from mgpu.config.model import ConsumerConfig
 from mgpu.consumers import probe as probing
@@ -246,3 +247,123 @@ async def test_that_a_load_is_over_is_noticed_within_50_ms_however_long_it_took(
     )
     pauses = sorted(after - before for before, after in itertools.pairwise(asked))
     assert pauses[len(pauses) // 2] < 0.05
+
+
+# Computing
+
+BUSY = {"path": "/busy", "when": "running"}
+
+
+@pytest.mark.parametrize(("text", "busy"), [('{"running": 1}', True), ('{"running": 0}', False)])
+async def test_busy_is_the_conditions_truth(
+    session: aiohttp.ClientSession, aiohttp_server: Serve, text: str, busy: bool
+) -> None:
+    server = await aiohttp_server(answering_anything(200, text))
+    report = await ask(session, server.make_url(""), busy=BUSY)
+    assert (report.reachable, report.healthy, report.busy) == (True, True, busy)
+
+
+@pytest.mark.parametrize(("status", "text"), [(200, "no JSON"), (404, '{"running": 1}')])
+async def test_one_that_does_not_say_is_not_busy(
+    session: aiohttp.ClientSession, aiohttp_server: Serve, status: int, text: str
+) -> None:
+    server = await aiohttp_server(answering_anything(status, text))
+    report = await ask(session, server.make_url(""), busy=BUSY)
+    assert (report.reachable, report.busy) == (True, False)
+    assert report.detail.startswith("GET /busy: ")
+
+
+async def test_a_busy_route_on_a_dead_port_leaves_the_rest_as_it_is(
+    session: aiohttp.ClientSession, aiohttp_server: Serve
+) -> None:
+    server = await aiohttp_server(answering(200, "{}"))
+    report = await ask(
+        session, server.make_url(""), health=HEALTH, busy={**BUSY, "port": free_port()}
+    )
+    assert (report.reachable, report.healthy, report.busy) == (True, True, False)
+    assert report.detail == "GET /busy: connection refused: nothing listens there"
+
+
+async def test_alone_it_tells_whether_anybody_is_there(session: aiohttp.ClientSession) -> None:
+    report = await ask(session, URL(f"http://127.0.0.1:{free_port()}"), busy=BUSY)
+    assert not report.reachable
+
+
+METRICS = """\
+# HELP vllm:running Requests
+# TYPE vllm:running gauge
+vllm:running{engine="0"} 0.0
+vllm:running{engine="1"} 2.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "when", "busy"),
+    [
+        (METRICS, '"vllm:running" == `2`', True),
+        (METRICS, '"vllm:running" > `2`', False),
+        (METRICS, '"vllm:waiting" > `0` || "vllm:running" > `1`', True),
+        ("", '"vllm:running" > `0`', False),
+    ],
+)
+async def test_of_metrics_the_sum_over_all_labels_counts(
+    session: aiohttp.ClientSession, aiohttp_server: Serve, text: str, when: str, busy: bool
+) -> None:
+    server = await aiohttp_server(answering_anything(200, text))
+    asked = {"path": "/metrics", "format": "prometheus", "when": when}
+    report = await ask(session, server.make_url(""), busy=asked)
+    assert (report.busy, report.detail) == (busy, "")
+
+
+async def test_what_is_no_metrics_is_told(
+    session: aiohttp.ClientSession, aiohttp_server: Serve
+) -> None:
+    server = await aiohttp_server(answering_anything(200, "{oops"))
+    asked = {"path": "/metrics", "format": "prometheus", "when": "a"}
+    report = await ask(session, server.make_url(""), busy=asked)
+    assert report.detail == "GET /metrics: the answer is not Prometheus metrics: {oops"
+
+
+async def test_a_question_may_be_a_post_with_a_body_and_headers(
+    session: aiohttp.ClientSession, aiohttp_server: Serve
+) -> None:
+    seen: list[tuple[str, str, str | None, str | None]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        headers = request.headers
+        seen.append(
+            (request.method, await request.text(), headers.get("X-Key"), headers.get("X-More"))
+        )
+        return web.json_response({"loaded": True})
+
+    app = web.Application()
+    app.router.add_route("*", "/index", answer)
+    server = await aiohttp_server(app)
+    asked = {"path": "/index", "method": "POST", "body": {}, "when": "loaded"}
+    report = await ask(
+        session,
+        server.make_url(""),
+        headers={"X-Key": "consumer", "X-More": "yes"},
+        resident={**asked, "headers": {"x-key": "own"}},
+    )
+    assert report.resident is True
+    assert seen == [("POST", "{}", "own", "yes")]
+
+
+@pytest.mark.parametrize(("status", "resident"), [(503, False), (200, True), (500, None)])
+async def test_a_status_may_mean_that_it_is_not_resident(
+    session: aiohttp.ClientSession, aiohttp_server: Serve, status: int, resident: bool | None
+) -> None:
+    server = await aiohttp_server(answering(status, '{"id": "m"}'))
+    asked = {"path": "/status", "when": "id", "absent": [503]}
+    report = await ask(session, server.make_url(""), resident=asked)
+    assert (report.resident, report.healthy) == (resident, status != 500)
+
+
+def answering_anything(status: int, text: str) -> web.Application:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text=text)
+
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", answer)
+    return app

@@ -209,6 +209,10 @@ class Playbook:
         number = self[consumer].attempt if attempt is None else attempt
         return self.handle(UnloadEnded(self.now, consumer, number, error))
 
+    def declines(self, consumer: str, error: str = "it computes") -> list[str]:
+        number = self[consumer].attempt
+        return self.handle(UnloadEnded(self.now, consumer, number, error, declined=True))
+
     def unload_fails(self, consumer: str, error: str = "it hangs") -> list[str]:
         return self.unloaded(consumer, error=error)
 
@@ -262,11 +266,16 @@ class Playbook:
         reachable: bool = True,
         healthy: bool = True,
         alive: bool = False,
+        busy: bool = False,
+        asked_s_ago: float = 0.0,
         attempt: int | None = None,
     ) -> list[str]:
         number = self[consumer].attempt if attempt is None else attempt
+        asked_at = self.now - asked_s_ago
         return self.handle(
-            ConsumerProbed(self.now, consumer, number, reachable, healthy, resident, alive)
+            ConsumerProbed(
+                self.now, consumer, number, reachable, healthy, resident, alive, busy, asked_at
+            )
         )
 
     def gpus_lost(self, error: str = "timed out") -> list[str]:

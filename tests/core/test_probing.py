@@ -90,6 +90,54 @@ def test_a_busy_consumer_is_believed_when_it_is_idle() -> None:
     assert play.states()["a"] == "absent"
 
 
+# Computing for somebody else
+
+
+def test_one_that_computes_for_somebody_else_is_no_victim_until_it_says_otherwise() -> None:
+    play = Playbook(resident("a"), absent("b", footprint_mib=20000))
+    play.after(1.0)
+    play.probe("a", resident=True, busy=True)
+    assert play.arrive("1", "b") == []
+    assert play.snapshot().consumers["a"].busy
+    assert play.probe("a", resident=True) == ["unload a"]
+
+
+def test_one_that_computes_for_somebody_else_is_not_idle() -> None:
+    play = Playbook(resident("a", idle_unload_s=10.0))
+    play.after(5.0)
+    play.probe("a", resident=True, busy=True)
+    assert play.after(60.0) == []
+    play.probe("a", resident=True)
+    assert play.after(9.9) == []
+    assert play.after(0.2) == ["unload a"]
+
+
+@pytest.mark.parametrize("asked_s_ago", [0.5, 1.0])
+def test_that_it_computes_is_no_wonder_when_it_was_asked_during_a_job(asked_s_ago: float) -> None:
+    play = Playbook(resident("a"), absent("b", footprint_mib=20000))
+    play.arrive("1", "a")
+    play.probe("a", resident=True, busy=True)
+    play.end("1")
+    play.after(0.5)
+    play.probe("a", resident=True, busy=True, asked_s_ago=asked_s_ago)
+    assert play.arrive("2", "b") == ["unload a"]
+
+
+def test_what_it_said_before_it_was_loaded_or_unloaded_counts_no_more() -> None:
+    play = Playbook(resident("a"), absent("b", footprint_mib=20000))
+    play.after(1.0)
+    play.probe("a", resident=True, busy=True, attempt=play["a"].attempt - 1)
+    assert play.arrive("1", "b") == ["unload a"]
+
+
+def test_a_person_may_unload_one_that_computes_for_somebody_else() -> None:
+    play = Playbook(resident("a"))
+    play.after(1.0)
+    play.probe("a", resident=True, busy=True)
+    assert play.unload_by_hand("a") == ["unload a"]
+    assert not play["a"].busy
+
+
 def test_an_answer_from_before_the_last_load_or_unload_is_void() -> None:
     play = Playbook(absent("a"))
     before = play["a"].attempt

@@ -5,7 +5,7 @@ import pytest
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.state import HISTORY, Consumer
 from mgpu.core.transitions import LEGAL, IllegalTransitionError, move
-from tests.core.playbook import absent
+from tests.core.playbook import Playbook, absent, resident
 
 
 def test_a_legal_move_is_made_and_remembered() -> None:
@@ -35,8 +35,14 @@ def test_every_state_can_be_left_and_come_to() -> None:
     assert set().union(*LEGAL.values()) == set(S) - {S.UNKNOWN}
 
 
-def test_no_way_leads_from_leaving_back_to_resident() -> None:
-    assert S.RESIDENT not in LEGAL[S.DRAINING] | LEGAL[S.UNLOADING] | LEGAL[S.QUARANTINED]
+def test_only_who_was_not_asked_to_leave_comes_back_to_resident() -> None:
+    assert S.RESIDENT not in LEGAL[S.DRAINING] | LEGAL[S.QUARANTINED]
+    play = Playbook(resident("a"), absent("b", footprint_mib=20000))
+    play.arrive("1", "b")
+    play.probe("a", resident=True)
+    assert play.states()["a"] == "unloading"
+    play.declines("a")
+    assert play.states()["a"] == "resident"
 
 
 def test_a_story_is_bounded() -> None:

@@ -380,3 +380,41 @@ def test_one_is_asked_to_unload_when_the_free_memory_of_that_moment_has_been_rea
     assert play.memory(4000) == ["unload a"]
     play.unloaded("a")
     assert play.memory(12000) == ["answer r"]
+
+
+# One that was not asked, since somebody else uses it
+
+
+def test_one_in_use_by_somebody_else_stays_and_another_leaves_in_its_place() -> None:
+    play = Playbook(resident("a"), resident("b"), absent("c", footprint_mib=12000))
+    play.use("a")
+    play.use("b")
+    assert play.arrive("1", "c") == ["unload a"]
+    assert play.declines("a") == ["unload b"]
+    assert play.states() == {"a": "resident", "b": "unloading", "c": "absent"}
+    assert play["a"].busy
+
+
+def test_it_is_not_stopped_although_it_has_a_unit() -> None:
+    play = Playbook(resident("a", can_escalate=True), absent("b", footprint_mib=20000))
+    play.arrive("1", "b")
+    assert play.declines("a") == []
+    assert play.states()["a"] == "resident"
+    play.after(1.0)
+    assert play.probe("a", resident=True) == ["unload a"]
+    assert play.leaves("a") == ["load b"]
+
+
+def test_its_own_jobs_go_on_and_a_person_is_told() -> None:
+    play = Playbook(resident("a"))
+    assert play.unload_by_hand("a") == ["unload a"]
+    assert play.declines("a") == ["answer r: unload-failed"]
+    assert play.arrive("1", "a") == ["grant 1"]
+
+
+def test_one_that_hangs_in_a_job_is_not_spared() -> None:
+    play = Playbook(resident("a"))
+    play.arrive("1", "a")
+    play.restart("a")
+    play.declines("a")
+    assert play.states()["a"] == "quarantined"

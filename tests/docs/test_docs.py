@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from mgpu.config import presets
 from mgpu.config.model import Config, ConsumerConfig
 from mgpu.core.model import ConsumerState
 from mgpu.core.views import ConsumerView, GpuView, Snapshot
@@ -86,6 +87,30 @@ def test_the_examples_of_the_configuration_are_valid() -> None:
     assert examples
     for example in examples:
         Config.model_validate(yaml.safe_load(example))
+
+
+# Presets
+
+
+def test_every_preset_is_documented_with_its_ports() -> None:
+    rows = [row for row in table_rows(ROOT / "docs" / "presets.md") if len(row) == 8]
+    documented = {code(row[0])[0]: row[2] for row in rows}
+    built_in = [presets.find(path.stem, ROOT) for path in presets.BUILT_IN.glob("*.yaml")]
+    assert documented == {found.name: ", ".join(map(str, found.preset.ports)) for found in built_in}
+
+
+def test_every_preset_is_documented_with_what_it_can_do() -> None:
+    rows = [row for row in table_rows(ROOT / "docs" / "presets.md") if len(row) == 8]
+    for name, _, _, _, unload, resident, busy, _ in rows:
+        given = presets.find(code(name)[0], ROOT).preset.consumer
+        assert (unload != "none") == ("unload" in given), name
+        assert (resident not in {"no", "remembered"}) == ("resident" in given), name
+        assert (busy != "no") == ("busy" in given), name
+
+
+def test_every_key_of_a_preset_is_documented() -> None:
+    rows = [row for row in table_rows(ROOT / "docs" / "presets.md") if len(row) == 2]
+    assert [code(row[0])[0] for row in rows] == list(presets.Preset.model_fields)
 
 
 # Metrics

@@ -93,6 +93,8 @@ class StandinConsumer:
         self._memory = HeldMemory(held_directory)
         self._referee = referee
         self.loaded = False
+        self.busy = False
+        """It computes for somebody who came to it directly."""
         self.loads = 0
         self.unloads = 0
         self.jobs = 0
@@ -219,7 +221,7 @@ class StandinConsumer:
         return web.json_response({}, status=self.unload_status)
 
     async def _status(self, _request: web.Request) -> web.Response:
-        return web.json_response({"loaded": self.loaded})
+        return web.json_response({"loaded": self.loaded, "busy": self.busy})
 
     async def _health(self, _request: web.Request) -> web.Response:
         return web.json_response({"ok": True})

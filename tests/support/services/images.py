@@ -1,0 +1,200 @@
+"""Image services: ComfyUI, the AUTOMATIC1111 family, InvokeAI, SwarmUI."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from aiohttp import web
+
+from tests.support.services.base import BODY, Service, empty, ok
+
+MIB = 1 << 20
+
+
+class ComfyUi(Service):
+    preset = "comfyui"
+    tells_resident = False
+    tells_busy = True
+    routes: ClassVar = {
+        "GET /system_stats": "stats",
+        "GET /prompt": "count",
+        "POST /prompt": "queue",
+        "POST /free": "free",
+    }
+    jobs = ("POST /prompt", "POST /api/prompt")
+    looks = ("GET /ws", "GET /queue", "GET /api/queue", "GET /history/1", "POST /interrupt")
+    dangers = ("POST /manager/reboot", "GET /api/manager/reboot")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flag = False
+
+    async def stats(self, _: web.Request) -> web.Response:
+        # DynamicVRAM: torch has next to nothing, whatever is in VRAM.
+        return ok({"system": {}, "devices": [{"torch_vram_total": 0, "torch_vram_free": 0}]})
+
+    async def count(self, _: web.Request) -> web.Response:
+        return ok({"exec_info": {"queue_remaining": self.computing}})
+
+    async def queue(self, _: web.Request) -> web.Response:
+        self.computing += 1
+        self.put_in()
+        return ok({"prompt_id": "1", "number": 1, "node_errors": {}})
+
+    async def free(self, request: web.Request) -> web.Response:
+        if not isinstance(request[BODY], dict):
+            return web.Response(status=500, text="500 Internal Server Error")
+        self.flag = bool(request[BODY].get("free_memory"))
+        if not self.computing:
+            self.later(self._look_at_the_flag)
+        return empty()
+
+    def finish(self) -> None:
+        self.computing -= 1
+        self._look_at_the_flag()
+
+    def _look_at_the_flag(self) -> None:
+        if self.flag and not self.computing:
+            self.held.clear()
+            self.flag = False
+
+
+class Automatic1111(Service):
+    preset = "automatic1111"
+    tells_busy = True
+    routes: ClassVar = {
+        "GET /sdapi/v1/options": "options",
+        "GET /sdapi/v1/progress": "progress",
+        "GET /sdapi/v1/memory": "memory",
+        "POST /sdapi/v1/unload-checkpoint": "unload",
+        "POST /sdapi/v1/reload-checkpoint": "reload",
+        "POST /sdapi/v1/txt2img": "txt2img",
+    }
+    jobs = ("POST /sdapi/v1/txt2img", "POST /sdapi/v1/extra-single-image")
+    looks = ("GET /sdapi/v1/progress", "POST /sdapi/v1/interrupt", "GET /internal/ping")
+    dangers = ("POST /sdapi/v1/server-kill", "POST /sdapi/v1/server-restart")
+
+    async def options(self, _: web.Request) -> web.Response:
+        return ok({})
+
+    async def progress(self, request: web.Request) -> web.Response:
+        preview = "A" * MIB if "skip_current_image" not in request.query else None
+        job = "txt2img" if self.computing else ""
+        # -1 is what it says right after its start.
+        count = self.computing or -1
+        return ok({"state": {"job": job, "job_count": count}, "current_image": preview})
+
+    async def memory(self, _: web.Request) -> web.Response:
+        current = 2048 * MIB if self.held else 40 * MIB
+        return ok({"ram": {}, "cuda": {"allocated": {"current": current, "peak": 0}}})
+
+    async def unload(self, _: web.Request) -> web.Response:
+        if self.computing:
+            self.broken = "Expected all tensors to be on the same device"
+        self.held.clear()
+        return ok({})
+
+    async def reload(self, _: web.Request) -> web.Response:
+        self.put_in()
+        return ok({})
+
+    async def txt2img(self, _: web.Request) -> web.Response:
+        # After an unload it does not bring its weights back by itself.
+        return ok({"images": []}) if self.held else ok({"error": "RuntimeError"}, 500)
+
+
+class Forge(Automatic1111):
+    preset = "forge"
+
+    async def reload(self, _: web.Request) -> web.Response:
+        return ok({})
+
+    async def txt2img(self, _: web.Request) -> web.Response:
+        self.put_in()
+        return ok({"images": []})
+
+
+class SdNext(Service):
+    preset = "sdnext"
+    tells_busy = True
+    routes: ClassVar = {
+        "GET /sdapi/v1/status": "status",
+        "GET /sdapi/v1/checkpoint": "checkpoint",
+        "POST /sdapi/v1/unload-checkpoint": "unload",
+        "POST /sdapi/v1/reload-checkpoint": "reload",
+    }
+    jobs = ("POST /sdapi/v1/txt2img", "POST /sdapi/v1/control")
+    looks = ("GET /sdapi/v1/status", "POST /sdapi/v1/interrupt")
+    dangers = ("POST /sdapi/v1/shutdown", "POST /sdapi/v1/restart")
+
+    async def status(self, _: web.Request) -> web.Response:
+        status = "running" if self.computing else "idle"
+        return ok({"status": status, "task": "", "queued": 0})
+
+    async def checkpoint(self, _: web.Request) -> web.Response:
+        return ok({"type": "sd" if self.held else None, "class": None})
+
+    async def unload(self, _: web.Request) -> web.Response:
+        self.held.clear()
+        return empty(204)
+
+    async def reload(self, _: web.Request) -> web.Response:
+        self.put_in()
+        return empty(204)
+
+
+class InvokeAi(Service):
+    preset = "invokeai"
+    tells_resident = False
+    tells_busy = True
+    routes: ClassVar = {
+        "GET /api/v1/app/version": "version",
+        "GET /api/v1/queue/default/status": "status",
+        "POST /api/v2/models/empty_model_cache": "empty_cache",
+    }
+    jobs = ("POST /api/v1/queue/default/enqueue_batch",)
+    looks = ("GET /api/v1/queue/default/status", "GET /ws/socket.io")
+
+    async def version(self, _: web.Request) -> web.Response:
+        return ok({"version": "6.14.0"})
+
+    async def status(self, _: web.Request) -> web.Response:
+        queue = {"in_progress": self.computing, "pending": 0, "waiting": 0}
+        processor = {"is_processing": bool(self.computing), "is_started": True}
+        return ok({"queue": queue, "processor": processor})
+
+    async def empty_cache(self, _: web.Request) -> web.Response:
+        if not self.computing:  # models in use are skipped without a word
+            self.held.clear()
+        return ok()
+
+
+class SwarmUi(Service):
+    preset = "swarmui"
+    tells_resident = False
+    routes: ClassVar = {
+        "POST /API/GetNewSession": "session",
+        "POST /API/FreeBackendMemory": "free",
+    }
+    jobs = ("POST /API/GenerateText2Image", "GET /API/GenerateText2ImageWS")
+    looks = ("POST /API/GetNewSession", "POST /API/ListLoadedModels", "GET /Text2Image")
+    dangers = ("POST /api/shutdownserver",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sessions: set[str] = set()
+
+    async def session(self, request: web.Request) -> web.Response:
+        if not request.content_length or request.content_type != "application/json":
+            return empty(411)
+        self.sessions.add(f"S{len(self.sessions)}/=")
+        return ok({"session_id": max(self.sessions), "user_id": "local"})
+
+    async def free(self, request: web.Request) -> web.Response:
+        if request.headers.get("X-Session-ID") not in self.sessions:
+            return ok({"error_id": "invalid_session_id"}, 401)
+        if request[BODY] is None:
+            return ok({"error": "no body"})
+        freed = bool(self.held)
+        self.later(self.held.clear)  # it asks the ComfyUI behind it
+        return ok({"result": freed, "count": int(freed)})

@@ -1,0 +1,446 @@
+"""Language models: one process each, or a process for each model."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import ClassVar
+
+from aiohttp import web
+
+from tests.support.services.base import BODY, LAG_S, Service, empty, metrics, ok
+
+
+class Ollama(Service):
+    preset = "ollama"
+    routes: ClassVar = {
+        "GET /api/version": "version",
+        "GET /api/ps": "ps",
+        "POST /api/generate": "generate",
+    }
+    jobs = ("POST /api/chat", "POST /v1/embeddings")
+    looks = ("GET /api/tags", "GET /v1/models", "HEAD /")
+    dangers = ("DELETE /api/delete",)
+
+    async def version(self, _: web.Request) -> web.Response:
+        return ok({"version": "0.12"})
+
+    async def ps(self, _: web.Request) -> web.Response:
+        return ok({"models": [{"name": name, "size_vram": 5000} for name in sorted(self.held)]})
+
+    async def generate(self, request: web.Request) -> web.Response:
+        body = request[BODY]
+        if body["model"] == "gone":
+            self.later(lambda: self.held.discard("gone"))
+            return ok({"error": "model 'gone' not found"}, 404)
+        if body.get("keep_alive") == 0 and "prompt" not in body:
+            self.later(lambda: self.held.discard(body["model"]))
+            return ok({"model": body["model"], "done": True, "done_reason": "unload"})
+        self.held.add(body["model"])
+        return ok({"done": True})
+
+
+class LlamaRouter(Service):
+    preset = "llama-cpp-router"
+    parameters: ClassVar = {"model": "m"}
+    routes: ClassVar = {
+        "GET /health": "health",
+        "GET /models": "models",
+        "POST /models/load": "load",
+        "POST /models/unload": "unload",
+    }
+    jobs = ("POST /v1/chat/completions", "GET /slots")
+    looks = ("GET /health", "GET /v1/models")
+    dangers = ("DELETE /models/m", "DELETE /models")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loading: set[str] = set()
+
+    async def health(self, _: web.Request) -> web.Response:
+        return ok({"status": "ok"})
+
+    async def models(self, _: web.Request) -> web.Response:
+        def status(name: str) -> str:
+            return "loaded" if name in self.held else self._other(name)
+
+        names = sorted({"m", "other"} | self.held)
+        return ok({"data": [{"id": name, "status": {"value": status(name)}} for name in names]})
+
+    def _other(self, name: str) -> str:
+        return "loading" if name in self.loading else "unloaded"
+
+    async def load(self, request: web.Request) -> web.Response:
+        model = request[BODY]["model"]
+        if model == "unknown":
+            return ok({"error": {"message": "model not found"}}, 404)
+        if model in self.held | self.loading:
+            return ok({"error": {"message": "model is already running"}}, 400)
+        self.loading.add(model)
+        self.later(lambda: self._loaded(model))
+        return ok({"success": True})
+
+    def _loaded(self, model: str) -> None:
+        self.loading.discard(model)
+        self.held.add(model)
+
+    async def unload(self, request: web.Request) -> web.Response:
+        model = request[BODY]["model"]
+        if model not in self.held | self.loading:
+            return ok({"error": {"message": "model is not running"}}, 400)
+        self.later(lambda: self.held.discard(model))
+        return ok({"success": True})
+
+
+class LlamaServer(Service):
+    preset = "llama-cpp"
+    begins_resident = True
+    routes: ClassVar = {"GET /health": "health", "GET /props": "props", "GET /slots": "slots"}
+    jobs = ("POST /v1/chat/completions", "GET /slots")
+    looks = ("GET /health", "GET /props")
+    dangers = ("DELETE /models/m",)
+
+    async def health(self, _: web.Request) -> web.Response:
+        return ok({"status": "ok"})
+
+    async def props(self, _: web.Request) -> web.Response:
+        return ok({"default_generation_settings": {}, "is_sleeping": not self.held})
+
+    async def slots(self, _: web.Request) -> web.Response:
+        self.put_in()  # it wakes a sleeper
+        return ok([{"is_processing": False}])
+
+
+class LlamaSwap(Service):
+    preset = "llama-swap"
+    parameters: ClassVar = {"model": "org/m"}
+    routes: ClassVar = {
+        "GET /health": "health",
+        "GET /running": "running",
+        "GET /upstream/{model:.*}/health": "upstream",
+        "POST /api/models/unload": "unload",
+    }
+    jobs = ("POST /v1/chat/completions", "GET /upstream/m/health")
+    looks = ("GET /running", "GET /api/events", "GET /ui/x")
+    dangers = ("GET /unload", "POST /api/models/unload/m")
+
+    async def health(self, _: web.Request) -> web.Response:
+        return web.Response(text="OK")
+
+    async def running(self, _: web.Request) -> web.Response:
+        return ok({"running": [{"model": name, "state": "ready"} for name in self.held]})
+
+    async def upstream(self, request: web.Request) -> web.Response:
+        await asyncio.sleep(LAG_S)  # it answers when the model is there
+        self.held.add(request.match_info["model"])
+        return ok({"status": "ok"})
+
+    async def unload(self, _: web.Request) -> web.Response:
+        self.held.clear()
+        return ok({"msg": "ok"})
+
+
+class Vllm(Service):
+    preset = "vllm"
+    begins_resident = True
+    tells_busy = True
+    routes: ClassVar = {
+        "GET /health": "health",
+        "GET /is_sleeping": "is_sleeping",
+        "GET /metrics": "metrics",
+        "POST /sleep": "sleep",
+        "POST /wake_up": "wake_up",
+    }
+    jobs = ("POST /v1/chat/completions",)
+    looks = ("GET /metrics", "GET /v1/models")
+    dangers = ("POST /sleep", "POST /wake_up", "POST /collective_rpc")
+
+    async def health(self, _: web.Request) -> web.Response:
+        return empty()
+
+    async def is_sleeping(self, _: web.Request) -> web.Response:
+        return ok({"is_sleeping": not self.held})
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        running = ("vllm:num_requests_running", self.computing)
+        return metrics([running, ("vllm:num_requests_waiting", 0), running])
+
+    async def sleep(self, request: web.Request) -> web.Response:
+        if self.computing and request.query.get("mode", "abort") == "abort":
+            self.broken = "it aborted what ran"
+        self.held.clear()
+        return empty()
+
+    async def wake_up(self, _: web.Request) -> web.Response:
+        self.put_in()
+        return empty()
+
+
+class SgLang(Service):
+    preset = "sglang"
+    begins_resident = True
+    tells_busy = True
+    routes: ClassVar = {
+        "GET /model_info": "model_info",
+        "GET /health": "health",
+        "GET /v1/loads": "loads",
+        "POST /release_memory_occupation": "release",
+        "POST /resume_memory_occupation": "resume",
+    }
+    jobs = ("POST /v1/chat/completions", "GET /health")
+    looks = ("GET /v1/loads", "GET /model_info")
+    dangers = ("GET /release_memory_occupation", "POST /resume_memory_occupation")
+
+    async def model_info(self, _: web.Request) -> web.Response:
+        return ok({"model_path": "m"})
+
+    async def health(self, _: web.Request) -> web.Response:
+        if not self.held:
+            self.broken = "it generated a token on memory that was given back"
+        return empty()
+
+    async def loads(self, _: web.Request) -> web.Response:
+        return ok({"loads": [{"num_running_reqs": self.computing, "num_waiting_reqs": 0}]})
+
+    async def release(self, request: web.Request) -> web.Response:
+        if self.computing or not self.held:
+            self.broken = "AssertionError in the scheduler"
+            return empty(500)
+        if request[BODY] is None:
+            return empty(422)
+        self.held.clear()
+        return ok()
+
+    async def resume(self, request: web.Request) -> web.Response:
+        if self.held:
+            self.broken = "KeyError in the scheduler"
+            return empty(500)
+        self.put_in()
+        return ok()
+
+
+class TabbyApi(Service):
+    preset = "tabbyapi"
+    parameters: ClassVar = {"model": "m"}
+    routes: ClassVar = {
+        "GET /health": "health",
+        "GET /v1/model": "model",
+        "POST /v1/model/load": "load",
+        "POST /v1/model/unload": "unload",
+    }
+    jobs = ("POST /v1/chat/completions",)
+    looks = ("GET /v1/model", "GET /v1/models")
+    dangers = ("POST /v1/model/load",)
+
+    async def health(self, _: web.Request) -> web.Response:
+        return ok({"status": "unhealthy", "issues": ["once"]}, 503)  # sticky
+
+    async def model(self, _: web.Request) -> web.Response:
+        if self.held:
+            return ok({"id": "m", "object": "model"})
+        return ok({"detail": "No models are currently loaded."}, 503)
+
+    async def load(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b'data: {"status": "processing", "module": 1, "modules": 2}\n\n')
+        await asyncio.sleep(LAG_S)
+        if request[BODY]["model_name"] == "broken":
+            await response.write(b'data: {"error": {"message": "CUDA out of memory"}}\n\n')
+        else:
+            self.put_in()
+            await response.write(b'data: {"status": "finished"}\n\n')
+        await response.write_eof()
+        return response
+
+    async def unload(self, _: web.Request) -> web.Response:
+        if not self.held:
+            return ok({"detail": "No models are currently loaded."}, 503)
+        self.held.clear()
+        return empty()
+
+
+class KoboldCpp(Service):
+    preset = "koboldcpp"
+    tells_busy = True
+    begins_resident = True
+    routes: ClassVar = {
+        "GET /api/extra/version": "version",
+        "GET /api/extra/perf": "perf",
+        "GET /api/v1/model": "model",
+        "POST /api/admin/reload_config": "reload",
+        # It answers routes of others, too.
+        "GET /api/ps": "elsewhere",
+        "GET /system_stats": "elsewhere",
+    }
+    jobs = ("POST /api/v1/generate", "POST /v1/chat/completions")
+    looks = ("GET /api/extra/perf", "GET /api/v1/model")
+    dangers = ("POST /api/admin/reload_config",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.restarts = 0
+        self.password: str | None = None
+        self.comes_back = True
+        self._restarting: asyncio.Task[None] | None = None
+
+    async def version(self, _: web.Request) -> web.Response:
+        return ok({"result": "KoboldCpp", "version": "1.115"})
+
+    async def elsewhere(self, _: web.Request) -> web.Response:
+        return ok({"models": []})
+
+    async def perf(self, _: web.Request) -> web.Response:
+        return ok({"queue": 0, "idle": 0 if self.computing else 1})
+
+    async def model(self, _: web.Request) -> web.Response:
+        return ok({"result": "koboldcpp/m" if self.held else "inactive"})
+
+    async def reload(self, request: web.Request) -> web.Response:
+        key = request.headers.get("Authorization", "")
+        if self.password is not None and key != f"Bearer {self.password}":
+            return ok({"success": False})
+        self._restarting = asyncio.create_task(self._restart(request[BODY]["filename"]))
+        return ok({"success": True})
+
+    async def _restart(self, config: str) -> None:
+        await asyncio.sleep(LAG_S)
+        await self.stop()
+        self.held.clear()
+        self.restarts += 1
+        await asyncio.sleep(LAG_S)
+        if config != "unload_model":
+            self.put_in()
+        if self.comes_back:
+            await self.start()
+        self.settled.set()
+
+
+class TextGenerationWebUi(Service):
+    preset = "text-generation-webui"
+    parameters: ClassVar = {"model": "m"}
+    routes: ClassVar = {
+        "GET /v1/internal/health": "health",
+        "GET /v1/internal/model/info": "info",
+        "POST /v1/internal/model/load": "load",
+        "POST /v1/internal/model/unload": "unload",
+    }
+    jobs = ("POST /v1/chat/completions",)
+    looks = ("GET /v1/internal/health", "POST /v1/internal/stop-generation")
+    dangers = ("POST /v1/internal/model/unload",)
+
+    async def health(self, _: web.Request) -> web.Response:
+        return ok({"status": "ok"})
+
+    async def info(self, _: web.Request) -> web.Response:
+        return ok({"model_name": "m" if self.held else "None", "lora_names": []})
+
+    async def load(self, request: web.Request) -> web.Response:
+        if request[BODY]["model_name"] == "broken":
+            return web.Response(status=500, text="Internal Server Error")
+        self.put_in()
+        return ok("OK")
+
+    async def unload(self, _: web.Request) -> web.Response:
+        self.held.clear()
+        return ok("OK")
+
+
+class LocalAi(Service):
+    preset = "localai"
+    parameters: ClassVar = {"model": "m"}
+    routes: ClassVar = {
+        "GET /readyz": "readyz",
+        "GET /system": "system",
+        "POST /backend/load": "load",
+        "POST /backend/shutdown": "shutdown",
+    }
+    jobs = ("POST /v1/chat/completions", "POST /v1/audio/speech")
+    looks = ("GET /system", "GET /v1/models")
+    dangers = ("POST /backend/shutdown", "POST /models/delete/m")
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        return empty()
+
+    async def system(self, _: web.Request) -> web.Response:
+        return ok({"backends": [], "loaded_models": [{"id": name} for name in sorted(self.held)]})
+
+    async def load(self, request: web.Request) -> web.Response:
+        self.held.add(request[BODY]["model"])
+        return ok({"loaded": sorted(self.held), "message": ""})
+
+    async def shutdown(self, request: web.Request) -> web.Response:
+        model = request[BODY]["model"]
+        if model not in self.held:
+            return ok({"error": {"message": "model not loaded"}}, 404)
+        self.held.discard(model)
+        return empty()
+
+
+class LmStudio(Service):
+    preset = "lm-studio"
+    parameters: ClassVar = {"model": "m"}
+    routes: ClassVar = {
+        "GET /api/v1/models": "models",
+        "POST /api/v1/models/load": "load",
+        "POST /api/v1/models/unload": "unload",
+    }
+    jobs = ("POST /v1/chat/completions",)
+    looks = ("GET /v1/models", "GET /api/v1/models")
+    dangers = ("POST /api/v1/models/unload",)
+
+    async def models(self, _: web.Request) -> web.Response:
+        loaded = [{"id": f"{name}:2"} for name in sorted(self.held)]
+        idle = {"key": "other", "loaded_instances": []}
+        return ok({"models": [{"key": "m", "loaded_instances": loaded}, idle]})
+
+    async def load(self, request: web.Request) -> web.Response:
+        self.held.add(request[BODY]["model"])
+        return ok({"instance_id": "m:2", "status": "loaded", "load_time_seconds": 1.0})
+
+    async def unload(self, request: web.Request) -> web.Response:
+        name, _, instance = request[BODY]["instance_id"].partition(":")
+        if not instance:
+            return ok({"error": "not an instance"}, 400)
+        self.held.discard(name)
+        return ok({"instance_id": f"{name}:2"})
+
+
+class Lemonade(Service):
+    preset = "lemonade"
+    parameters: ClassVar = {"model": "m"}
+    tells_busy = True
+    routes: ClassVar = {
+        "GET /live": "live",
+        "GET /api/v1/health": "health",
+        "POST /api/v1/load": "load",
+        "POST /api/v1/unload": "unload",
+    }
+    jobs = ("POST /api/v1/chat/completions",)
+    looks = ("GET /api/v1/health", "GET /v1/models")
+    dangers = ("POST /api/v1/unload", "POST /v1/unload")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wedged = False
+
+    async def live(self, _: web.Request) -> web.Response:
+        return empty()
+
+    async def health(self, _: web.Request) -> web.Response:
+        busy = bool(self.computing)
+        models = [{"model_name": name, "is_busy": busy} for name in sorted(self.held)]
+        return ok({"status": "ok", "model_loaded": None, "all_models_loaded": models})
+
+    async def load(self, request: web.Request) -> web.Response:
+        self.held.add(request[BODY]["model_name"])
+        return ok({"status": "success"})
+
+    async def unload(self, request: web.Request) -> web.Response:
+        name = (request[BODY] or {}).get("model_name")
+        if name is None:
+            self.held.clear()
+        elif name not in self.held:
+            return ok({"error": "not loaded"}, 404)
+        elif not self.wedged:
+            self.held.discard(name)
+        return ok({"status": "success"})

@@ -1,0 +1,105 @@
+"""Speech: speaches, Kokoro-FastAPI, Chatterbox."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from aiohttp import web
+
+from tests.support.services.base import Service, empty, ok
+
+
+class Speaches(Service):
+    preset = "speaches"
+    parameters: ClassVar = {"model": "Systran/faster-whisper-small"}
+    routes: ClassVar = {
+        "GET /health": "health",
+        "GET /api/ps": "ps",
+        "POST /api/ps/{model:.+}": "load",
+        "DELETE /api/ps/{model:.+}": "unload",
+    }
+    jobs = ("POST /v1/audio/transcriptions", "POST /v1/audio/speech", "GET /v1/realtime")
+    looks = ("GET /api/ps", "GET /v1/models/a/b")
+    dangers = ("DELETE /v1/models/Systran/faster-whisper-small", "DELETE /api/ps/a/b")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.listed: set[str] = set()
+
+    def put_in(self) -> None:
+        self.held.add("Systran/faster-whisper-small")
+        self.listed |= self.held
+
+    async def health(self, _: web.Request) -> web.Response:
+        return web.Response(text="OK")
+
+    async def ps(self, _: web.Request) -> web.Response:
+        return ok({"models": sorted(self.listed)})
+
+    async def load(self, request: web.Request) -> web.Response:
+        model = request.match_info["model"]
+        if model in self.listed:
+            return ok({"detail": "already loaded"}, 409)
+        self.listed.add(model)
+        self.held.add(model)
+        return ok(status=201)
+
+    async def unload(self, request: web.Request) -> web.Response:
+        model = request.match_info["model"]
+        if model not in self.listed:
+            return ok({"detail": "not found"}, 404)
+        self.listed.discard(model)
+        if self.computing:  # off the list, and still there
+            return ok({"detail": "in use"}, 409)
+        self.held.discard(model)
+        return ok()
+
+
+class Kokoro(Service):
+    preset = "kokoro-fastapi"
+    tells_resident = False
+    routes: ClassVar = {"GET /health": "health", "POST /dev/unload": "unload"}
+    jobs = ("POST /v1/audio/speech",)
+    looks = ("GET /v1/audio/voices", "GET /health")
+    dangers = ("POST /dev/unload",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allowed = True
+
+    async def health(self, _: web.Request) -> web.Response:
+        return ok({"status": "healthy"})
+
+    async def unload(self, _: web.Request) -> web.Response:
+        if not self.allowed:
+            return ok({"detail": "ALLOW_DEV_UNLOAD"}, 403)
+        self.held.clear()
+        return ok({"status": "unloaded"})
+
+
+class ChatterboxServer(Service):
+    preset = "chatterbox-tts-server"
+    begins_resident = True
+    routes: ClassVar = {
+        "GET /api/model-info": "info",
+        "POST /api/unload": "unload",
+        "POST /restart_server": "restart",
+        "POST /tts": "tts",
+    }
+    jobs = ("POST /tts", "POST /v1/audio/speech")
+    looks = ("GET /api/model-info", "GET /")
+    dangers = ("POST /restart_server",)
+
+    async def info(self, _: web.Request) -> web.Response:
+        return ok({"loaded": bool(self.held), "type": None, "class_name": None})
+
+    async def unload(self, _: web.Request) -> web.Response:
+        self.held.clear()
+        return ok({"message": "unloaded"})
+
+    async def restart(self, _: web.Request) -> web.Response:
+        self.put_in()
+        return ok({"message": "reloaded"})
+
+    async def tts(self, _: web.Request) -> web.Response:
+        return empty() if self.held else empty(503)
