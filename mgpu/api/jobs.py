@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from mgpu.api import forward
+from mgpu.api import forward, lasting
 from mgpu.api.routes import ROUTES, TARGET, Upstream, did_you_mean
 from mgpu.errors import UnknownRoute
 
@@ -27,7 +27,10 @@ async def own_port(request: web.Request) -> web.StreamResponse:
 async def _pass_on(request: web.Request, upstream: Upstream, depth: int) -> web.StreamResponse:
     target = request[TARGET]
     url = upstream.url(target.raw_below(depth) or "/", target.query)
-    if upstream.is_activity(request.method, target.below(depth) or "/"):
+    path = target.below(depth) or "/"
+    if upstream.outlasts_its_answer(request.method, path):
+        return await lasting.answered_at_once(request, upstream, url)
+    if upstream.is_activity(request.method, path):
         return await forward.as_job(request, upstream, url)
     return await forward.plainly(request, upstream, url)
 
@@ -36,7 +39,10 @@ async def routed(request: web.Request) -> web.StreamResponse:
     """Whatever no other handler takes: a job when ``routes`` has the path, else an error."""
     job = request.app[ROUTES].job(request[TARGET])
     if job is not None:
-        return await forward.as_job(request, *job)
+        upstream, url, workflow = job
+        if upstream.outlasts_its_answer(request.method, url.path):
+            return await lasting.answered_with_result(request, upstream, url, workflow)
+        return await forward.as_job(request, upstream, url)
     methods = await _methods_elsewhere(request)
     if methods:
         raise web.HTTPMethodNotAllowed(request.method, methods)

@@ -10,14 +10,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from yarl import URL
 
-from mgpu.config import keys, listen, patterns
+from mgpu.config import completions, keys, listen, patterns
 from mgpu.config.model import Config, ConsumerConfig
-from mgpu.config.problems import KeyPath, did_you_mean
+from mgpu.config.problems import Finding, KeyPath, did_you_mean
 
 OWN_PATHS = ("/api", "/consumers", "/healthz", "/metrics", "/openapi.json", "/readyz")
 """What the broker answers itself, with everything below."""
@@ -26,15 +25,6 @@ _CONSUMER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _UNIT_NAME = re.compile(r"(?!-)[A-Za-z0-9:_.\\@-]{1,255}")
 _CONTAINER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A problem of the value at ``path``, as long as all of ``rests_on`` is sound."""
-
-    path: KeyPath
-    message: str
-    rests_on: tuple[KeyPath, ...] = ()
 
 
 def check(config: Config, consumers: Collection[str] | None) -> Iterator[Finding]:
@@ -49,6 +39,7 @@ def check(config: Config, consumers: Collection[str] | None) -> Iterator[Finding
         yield from _consumer(config, name, consumer)
     if consumers is not None:
         yield from _references(config, consumers)
+    yield from completions.check_routes(config)
     for path in config.routes:
         yield from _route(path)
         if path != "/" and path.endswith("/") and path.rstrip("/") in config.routes:
@@ -151,6 +142,10 @@ def _consumer(config: Config, name: str, consumer: ConsumerConfig) -> Iterator[F
     for index, request in enumerate(consumer.not_activity):
         yield from _request((*path, "not_activity", index), request)
     yield from _calls(path, consumer)
+    requests = consumer.completion.requests if consumer.completion else ()
+    for index, request in enumerate(requests):
+        yield from _request((*path, "completion", "requests", index), request)
+    yield from completions.check(path, consumer)
 
 
 def _unmanaged(config: Config, path: KeyPath, gpus: Sequence[int]) -> Iterator[Finding]:

@@ -23,11 +23,18 @@ from mgpu.config.schema import kinds_at
 
 MAX_FILE_BYTES = 1024 * 1024
 
-STAND_INS: dict[str | int, str] = {
+STAND_INS: dict[str | int, Any] = {
     "url": "http://consumer.invalid",
     "path": "/",
     "when": "@",
     "consumer": "?",
+    "requests": (),
+    "id": "@",
+    "poll": {"path": "/", "until": "@"},
+    "until": "@",
+    "ids": "@",
+    "file": "?",
+    "places": {},
 }
 """A valid value for every required key, so that what stands beside a wrong one is checked too."""
 
@@ -37,6 +44,7 @@ _RELATIVE_TO_THE_FILE: tuple[KeyPath, ...] = (
     ("jobs", "database"),
     ("jobs", "trace"),
     ("consumers", "*", "cwd"),
+    ("consumers", "*", "workflows", "*", "file"),
 )
 """Key paths; ``*`` is every key there is."""
 
