@@ -83,7 +83,7 @@ class Completion:
             found = jmespath.search(self._config.id, json.loads(answer))
         except (ValueError, RecursionError, JMESPathError):
             return None
-        if isinstance(found, bool) or not isinstance(found, str | int):
+        if isinstance(found, bool) or not isinstance(found, str | int) or found == "":
             return None
         try:
             template.fill_path(self._config.poll.path, {"id": found})
