@@ -60,7 +60,7 @@ async def answered_at_once(
     """Pass the consumer's own answer on; the job ends when its work does."""
     keeper = Keeper(request, upstream, drop_when_left=False)
 
-    async with forward.body_of(request) as body:
+    async with forward.receive(request) as body:
 
         async def work() -> web.StreamResponse:
             reply = await keeper.ask(keeper.pass_on(url, body))
@@ -83,39 +83,27 @@ async def answered_with_result(
     """
     keeper = Keeper(request, upstream, drop_when_left=True)
 
-    async def answered(reply: Reply) -> web.StreamResponse:
+    async def work(asked: Awaitable[aiohttp.ClientResponse]) -> web.StreamResponse:
+        reply = await keeper.ask(asked)
         ending = await keeper.completed(reply)
         return keeper.response(reply) if ending is None else await keeper.result(ending)
 
-    if workflow is not None:
-        document = await json_object(request)
+    async with forward.receive(request) as body:
+        if workflow is None:
+            return await keeper.run(lambda: work(keeper.pass_on(url, body)))
+        document = await json_object(body)
         if not isinstance(document.get("prompt"), dict):
             document = {"prompt": workflow.filled(document)}
-        return await keeper.run(
-            lambda: _then(keeper.ask(keeper.send(url, document)), answered),
-        )
-    async with forward.body_of(request) as body:
-        return await keeper.run(
-            lambda: _then(keeper.ask(keeper.pass_on(url, body)), answered),
-        )
+        return await keeper.run(lambda: work(keeper.send(url, document)))
 
 
-async def _then(
-    reply: Awaitable[Reply], answered: Callable[[Reply], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    return await answered(await reply)
-
-
-async def json_object(request: web.Request) -> dict[str, Any]:
-    """Read a whole body that must be a JSON object of 8 MiB at most; raise ``RequestError``."""
+async def json_object(body: RequestBody) -> dict[str, Any]:
+    """Take in a whole body that must be a JSON object of 8 MiB at most; raise ``RequestError``."""
     received = bytearray()
-    async with forward.body_of(request) as body:
-        async for chunk in _chunks(body):
-            received += chunk
-            if len(received) > MAX_SIMPLE_BODY_BYTES:
-                raise BodyTooLarge(
-                    f"A request of this kind has {MAX_SIMPLE_BODY_BYTES} bytes at most."
-                )
+    async for chunk in _chunks(body):
+        received += chunk
+        if len(received) > MAX_SIMPLE_BODY_BYTES:
+            raise BodyTooLarge(f"The body must have {MAX_SIMPLE_BODY_BYTES} bytes at most.")
     try:
         document = json.loads(received, parse_constant=_not_json)
     except (ValueError, RecursionError) as error:
@@ -231,7 +219,9 @@ class Keeper:
         )
 
     async def send(self, url: URL, document: Any) -> aiohttp.ClientResponse:
-        """Send a request of the broker's own making."""
+        """Send a request of the broker's own making, unless nobody wants it any more."""
+        if self._unwanted.is_set():
+            raise asyncio.CancelledError("the client left")
         self._stage = _Stage.ASKED
         headers = {
             name: value
@@ -388,6 +378,7 @@ class Keeper:
         return data
 
     async def _get(self, path: str) -> aiohttp.ClientResponse:
+        self._stage = _Stage.ANSWERING
         name = self._upstream.name
         try:
             answer = await self._session.get(

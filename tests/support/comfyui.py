@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import os
+import signal
 import struct
+import time
 import uuid
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from tests.support.servers import free_port
 from tests.support.standin_consumer import Gate
 
 Graph = dict[str, Any]
@@ -33,7 +37,7 @@ def picture(
     width: int = 8, height: int = 8, *, color: int = 0xFF0000, save: str = "SaveImage"
 ) -> Graph:
     """A workflow without weights: one image of one colour."""
-    keep: dict[str, Any] = {"images": ["5", 0]}
+    keep: dict[str, Any] = {"source" if save == "PreviewAny" else "images": ["5", 0]}
     if save == "SaveImage":
         keep["filename_prefix"] = "mgpu"
     return {
@@ -128,6 +132,7 @@ class StandinComfyUI:
     async def _post_prompt(self, request: web.Request) -> web.Response:
         document = json.loads(await request.read())
         self.prompts.append(document)
+        number = next(self._numbers)
         if "prompt" not in document:
             text = "No prompt provided"
             return _refused("no_prompt", text, text)
@@ -140,12 +145,9 @@ class StandinComfyUI:
         if not outputs:
             return _refused("prompt_no_outputs", "Prompt has no outputs", "")
         if errors := _node_errors(graph, outputs):
-            listed = [e for node in errors.values() for e in node["errors"]]
-            details = "\n".join(f"{e['message']}: {e['details']}" for e in listed)
             kind, message = "prompt_outputs_failed_validation", "Prompt outputs failed validation"
-            return _refused(kind, message, details, errors)
+            return _refused(kind, message, "", errors)
         work = str(document.get("prompt_id", uuid.uuid4()))
-        number = next(self._numbers)
         extra = {"client_id": document["client_id"]} if "client_id" in document else {}
         self.pending.append([number, work, graph, extra, outputs])
         self._woken.set()
@@ -234,7 +236,8 @@ class StandinComfyUI:
         messages: list[list[Any]] = []
 
         async def say(kind: str, **data: Any) -> None:
-            messages.append([kind, {"prompt_id": work, **data}])
+            timestamp = int(time.time() * 1000)
+            messages.append([kind, {"prompt_id": work, **data, "timestamp": timestamp}])
             await self._send(client, kind, {"prompt_id": work, **data})
 
         await say("execution_start")
@@ -370,6 +373,42 @@ def png(width: int, height: int, color: int) -> bytes:
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = ((b"IHDR", head), (b"IDAT", zlib.compress(row * height)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
+
+
+@asynccontextmanager
+async def real_comfyui(folder: Path, python: str, data: Path) -> AsyncIterator[str]:
+    """The URL of a real ComfyUI on the CPU, whose files are all below ``data``."""
+    port = free_port()
+    for name in ("output", "temp", "user", "input"):
+        (data / name).mkdir()
+    command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port)]
+    command += ["--disable-all-custom-nodes", "--database-url", f"sqlite:///{data}/comfyui.db"]
+    for name in ("output", "temp", "user", "input"):
+        command += [f"--{name}-directory", str(data / name)]
+    with (data / "log").open("wb") as log:
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        )
+    try:
+        url = f"http://127.0.0.1:{port}"
+        await _until_up(process, f"{url}/system_stats", data / "log")
+        yield url
+    finally:
+        if process.returncode is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            await process.wait()
+
+
+async def _until_up(process: asyncio.subprocess.Process, url: str, log: Path) -> None:
+    async with aiohttp.ClientSession() as session, asyncio.timeout(120):
+        while process.returncode is None:
+            try:
+                async with session.get(url) as response:
+                    if response.status == 200:
+                        return
+            except aiohttp.ClientConnectionError:
+                await asyncio.sleep(0.1)
+    raise AssertionError(f"ComfyUI did not start:\n{log.read_text()[-4000:]}")
 
 
 def completion() -> dict[str, Any]:
