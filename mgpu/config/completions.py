@@ -24,7 +24,8 @@ def check(path: KeyPath, consumer: ConsumerConfig) -> Iterator[Finding]:
         try:
             workflow.read(config)
         except workflow.WorkflowError as error:
-            yield Finding((*where, *error.key), str(error), ((*where, "file"), (*where, "places")))
+            for key, message in error.problems:
+                yield Finding((*where, *key), message)
 
 
 def check_routes(config: Config) -> Iterator[Finding]:

@@ -12,7 +12,8 @@ import difflib
 import json
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from mgpu.config.model import WorkflowConfig
@@ -33,12 +34,15 @@ _KINDS: Mapping[type, str] = {
 """A whole number in the file says nothing: ComfyUI's editor writes 8.0 as 8."""
 
 
-class WorkflowError(ValueError):
-    """A workflow cannot be used. ``key`` is the way from its section to what is wrong."""
+Key = tuple[str | int, ...]
 
-    def __init__(self, key: tuple[str | int, ...], message: str) -> None:
-        super().__init__(message)
-        self.key = key
+
+class WorkflowError(ValueError):
+    """A workflow cannot be used. ``problems`` say where in its section, and why."""
+
+    def __init__(self, *problems: tuple[Key, str]) -> None:
+        super().__init__("; ".join(message for _, message in problems))
+        self.problems = problems
 
 
 class _Place(NamedTuple):
@@ -90,7 +94,7 @@ class Workflow:
 
     def _default(self, name: str) -> Any:
         value = self._defaults[name]
-        if value == RANDOM and self._kind(name) is int:
+        if value == RANDOM and _KINDS[self._kind(name)] == _KINDS[int]:
             return secrets.randbits(_RANDOM_BITS)
         return value
 
@@ -106,49 +110,56 @@ class Workflow:
             return "must be a finite number"
         return None
 
-    def check_defaults(self) -> None:
-        """Raise ``WorkflowError`` for a default that no request could give."""
+    def doubtful_defaults(self) -> Iterator[tuple[Key, str]]:
+        """Give every default that no request could give."""
         for name, value in self._defaults.items():
             if name not in self._places:
                 hint = did_you_mean(name, self._places, what="places")
-                raise WorkflowError(("defaults", name), f"no place is called {name!r}; {hint}")
-            if value == RANDOM and self._kind(name) is int:
+                yield ("defaults", name), f"no place is called {name!r}; {hint}"
+            elif value == RANDOM and _KINDS[self._kind(name)] == _KINDS[int]:
                 continue
-            if problem := self._problem(name, value):
-                raise WorkflowError(("defaults", name), problem)
+            elif problem := self._problem(name, value):
+                yield ("defaults", name), problem
 
 
 def read(config: WorkflowConfig) -> Workflow:
-    """Read a workflow's file and find its places; raise ``WorkflowError``."""
-    graph = _graph(config)
-    places = {
-        name: tuple(
-            _place(graph, config, text, key)
-            for key, text in (
-                [(("places", name), given)]
-                if isinstance(given, str)
-                else [(("places", name, index), each) for index, each in enumerate(given)]
-            )
-        )
-        for name, given in config.places.items()
-    }
-    for name, found in places.items():
-        if not found:
-            raise WorkflowError(("places", name), "must name at least one place")
-        kinds = {_KINDS[type(graph[node]["inputs"][key])] for node, key in found}
-        if len(kinds) > 1:
-            raise WorkflowError(("places", name), "names places for different kinds of values")
-    workflow = Workflow(graph, places, config.defaults, config.path)
-    workflow.check_defaults()
+    """Read a workflow's file and find its places; raise ``WorkflowError`` with every problem."""
+    graph = _graph(config.file)
+    problems: list[tuple[Key, str]] = []
+    places: dict[str, tuple[_Place, ...]] = {}
+    for name, given in config.places.items():
+        try:
+            places[name] = _places(graph, config.file, given)
+        except WorkflowError as error:
+            problems += [(("places", name, *key), message) for key, message in error.problems]
+    if not problems:
+        workflow = Workflow(graph, places, config.defaults, config.path)
+        problems += workflow.doubtful_defaults()
+    if problems:
+        raise WorkflowError(*problems)
     return workflow
 
 
-def _graph(config: WorkflowConfig) -> dict[str, Any]:
+def _places(
+    graph: Mapping[str, Any], file: Path, given: str | tuple[str, ...]
+) -> tuple[_Place, ...]:
+    """Find the places of one name, all for the same kind of value."""
+    if isinstance(given, str):
+        return (_place(graph, file, given, ()),)
+    if not given:
+        raise WorkflowError(((), "must name at least one place"))
+    found = tuple(_place(graph, file, text, (index,)) for index, text in enumerate(given))
+    if len({_KINDS[type(graph[node]["inputs"][key])] for node, key in found}) > 1:
+        raise WorkflowError(((), "names places for different kinds of values"))
+    return found
+
+
+def _graph(path: Path) -> dict[str, Any]:
     def fail(message: str) -> NoReturn:
-        raise WorkflowError(("file",), f"{config.file} {message}")
+        raise WorkflowError((("file",), f"{path} {message}"))
 
     try:
-        with config.file.open("rb") as file:
+        with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         fail(f"cannot be read: {error.strerror}")
@@ -170,21 +181,21 @@ def _graph(config: WorkflowConfig) -> dict[str, Any]:
     return graph
 
 
-def _place(
-    graph: Mapping[str, Any], config: WorkflowConfig, text: str, key: tuple[str | int, ...]
-) -> _Place:
+def _place(graph: Mapping[str, Any], file: Path, text: str, key: Key) -> _Place:
+    def fail(message: str) -> NoReturn:
+        raise WorkflowError((key, message))
+
     node, _, rest = text.partition(".")
     section, _, name = rest.partition(".")
     if section != "inputs" or not name:
-        raise WorkflowError(key, f"must be NODE.inputs.INPUT, not {text!r}")
+        fail(f"must be NODE.inputs.INPUT, not {text!r}")
     if node not in graph:
-        hint = did_you_mean(node, graph, what="nodes")
-        raise WorkflowError(key, f"{config.file} has no node {node}; {hint}")
+        fail(f"{file} has no node {node}; {did_you_mean(node, graph, what='nodes')}")
     inputs = graph[node]["inputs"]
+    kind = graph[node].get("class_type", "?")
     if name not in inputs:
         hint = did_you_mean(name, inputs, what="inputs")
-        kind = graph[node].get("class_type", "?")
-        raise WorkflowError(key, f"node {node} ({kind}) has no input {name!r}; {hint}")
+        fail(f"node {node} ({kind}) has no input {name!r}; {hint}")
     if type(inputs[name]) not in _KINDS:
-        raise WorkflowError(key, f"input {name!r} of node {node} is connected to another node")
+        fail(f"input {name!r} of node {node} ({kind}) is connected to another node")
     return _Place(node, name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -66,6 +66,14 @@ async def ended(site: Site, *outcomes: str, within_s: float = 5.0) -> None:
     await site.broker.until(
         lambda broker: list(broker.outcomes.values()) == list(outcomes), within_s
     )
+
+
+async def until(holds: Callable[[], bool], *, within_s: float = 5.0) -> None:
+    async with asyncio.timeout(within_s):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0.01)
 
 
 # The client gets the consumer's own answer
@@ -185,9 +193,8 @@ async def test_work_that_somebody_deletes_from_the_queue_ends_the_job(
 async def test_a_refusal_passes_unchanged_and_ends_the_job(
     site: Site, comfyui: StandinComfyUI, path: str, body: Any, kind: str
 ) -> None:
-    async with aiohttp.ClientSession() as direct:
-        async with direct.post(f"{comfyui.url}/prompt", json=body) as response:
-            own = await response.read()
+    async with site.client.post(f"{comfyui.url}/prompt", json=body) as response:
+        own = await response.read()
     async with site.client.post(site.url(path), json=body) as response:
         assert response.status == 400
         assert await response.read() == own
@@ -274,8 +281,7 @@ async def test_work_that_is_dropped_is_a_problem_of_the_consumer(
         await (await person.post(f"{comfyui.url}/prompt", json={"prompt": picture()})).read()
         await comfyui.gate.reached()
         client = asyncio.create_task(_problem(post(site, "/v1/image", picture(color=1))))
-        while not comfyui.pending:
-            await asyncio.sleep(0.01)
+        await until(lambda: bool(comfyui.pending))
         await (await person.post(f"{comfyui.url}/queue", json={"clear": True})).read()
     status, problem = await client
     assert (status, problem["type"]) == (502, "urn:mgpu:consumer-failed")
@@ -292,9 +298,7 @@ async def test_a_client_that_leaves_interrupts_its_work_and_then_the_lease_ends(
 
     getattr(client, way)()
 
-    async with asyncio.timeout(LEAVES_WITHIN_S):
-        while not comfyui.interrupts:
-            await asyncio.sleep(0.01)
+    await until(lambda: bool(comfyui.interrupts), within_s=LEAVES_WITHIN_S)
     assert site.broker.running == ["job-1"], "it computes still"
     comfyui.gate.open()
     await ended(site, "cancelled")
@@ -310,8 +314,7 @@ async def test_a_client_that_leaves_takes_its_work_out_of_the_consumers_queue(
         await (await person.post(f"{comfyui.url}/prompt", json={"prompt": picture()})).read()
     await comfyui.gate.reached()
     client = await sent(site, "/v1/image", picture(color=1))
-    while not comfyui.pending:
-        await asyncio.sleep(0.01)
+    await until(lambda: bool(comfyui.pending))
 
     client.leave()
 
@@ -346,9 +349,7 @@ async def test_work_that_takes_too_long_is_interrupted(
     comfyui.gate.close()
 
     client = asyncio.create_task(_status(post(site, path, slow_picture(3))))
-    async with asyncio.timeout(5):
-        while not comfyui.interrupts:
-            await asyncio.sleep(0.01)
+    await until(lambda: bool(comfyui.interrupts), within_s=5)
     assert site.broker.running == ["job-1"]
     comfyui.gate.open()
 

@@ -11,9 +11,9 @@ import base64
 import contextlib
 import json
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import pytest
@@ -28,6 +28,7 @@ from tests.support.comfyui import (
     slow_picture,
 )
 
+T = TypeVar("T")
 FOLDER = os.environ.get("MGPU_COMFYUI")
 REAL = pytest.param(
     "real",
@@ -41,23 +42,25 @@ LONG_STEPS = 60
 """Of a slow workflow: ten seconds or more, at the real one as well."""
 
 
-@pytest.fixture(scope="module", params=["stand-in", REAL], loop_scope="module")
-async def url(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[str]:
+@pytest.fixture(scope="module")
+def real_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    python = os.environ.get("MGPU_COMFYUI_PYTHON", "python3")
+    with real_comfyui(Path(FOLDER or ""), python, tmp_path_factory.mktemp("comfyui")) as where:
+        yield where
+
+
+@pytest.fixture(params=["stand-in", REAL])
+async def url(request: pytest.FixtureRequest) -> AsyncIterator[str]:
     if request.param == "real":
-        python = os.environ.get("MGPU_COMFYUI_PYTHON", "python3")
-        data = tmp_path_factory.mktemp("comfyui")
-        async with real_comfyui(Path(FOLDER or ""), python, data) as where:
-            yield where
-    else:
-        standin = StandinComfyUI(step_s=0.2)
-        await standin.start()
-        yield standin.url
-        await standin.close()
+        yield request.getfixturevalue("real_url")
+        return
+    standin = StandinComfyUI(step_s=0.1)
+    await standin.start()
+    yield standin.url
+    await standin.close()
 
 
-@pytest.fixture(loop_scope="module")
+@pytest.fixture
 async def direct(url: str) -> AsyncIterator[aiohttp.ClientSession]:
     """Straight to ComfyUI; afterwards nothing of this test is queued there any more."""
     async with aiohttp.ClientSession(url) as session:
@@ -69,7 +72,7 @@ async def direct(url: str) -> AsyncIterator[aiohttp.ClientSession]:
         await until_idle(session)
 
 
-@pytest.fixture(loop_scope="module")
+@pytest.fixture
 async def broker(
     url: str, direct: aiohttp.ClientSession, tmp_path: Path
 ) -> AsyncIterator[BrokerProcess]:
@@ -103,7 +106,14 @@ async def broker(
         yield process
 
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+async def until(ask: Callable[[], Awaitable[T]], fits: Callable[[T], bool]) -> T:
+    """Ask again and again, until the answer fits."""
+    async with asyncio.timeout(60):
+        while True:
+            answer = await ask()
+            if fits(answer):
+                return answer
+            await asyncio.sleep(0.01)
 
 
 # What ComfyUI does by itself: the stand-in is held to it
@@ -134,16 +144,12 @@ async def queue(session: aiohttp.ClientSession) -> tuple[list[str], list[str]]:
 
 
 async def until_idle(session: aiohttp.ClientSession) -> None:
-    async with asyncio.timeout(60):
-        while await queue(session) != ([], []):
-            await asyncio.sleep(0.02)
+    await until(lambda: queue(session), lambda found: found == ([], []))
 
 
 async def entry_of(session: aiohttp.ClientSession, work: str) -> dict[str, Any]:
     """What the history says of it in the end."""
-    async with asyncio.timeout(60):
-        while not (found := await history(session, work)):
-            await asyncio.sleep(0.02)
+    found = await until(lambda: history(session, work), bool)
     assert list(found) == [work]
     entry: dict[str, Any] = found[work]
     assert set(entry) == {"prompt", "outputs", "status", "meta"}
@@ -152,9 +158,7 @@ async def entry_of(session: aiohttp.ClientSession, work: str) -> dict[str, Any]:
 
 
 async def running(session: aiohttp.ClientSession) -> str:
-    async with asyncio.timeout(60):
-        while not (now := (await queue(session))[0]):
-            await asyncio.sleep(0.01)
+    now, _ = await until(lambda: queue(session), lambda found: bool(found[0]))
     return now[0]
 
 
@@ -364,9 +368,7 @@ async def test_a_client_that_leaves_takes_its_workflow_out_of_the_queue(
     persons = await submit(direct, slow_picture(LONG_STEPS, side=256, color=11))
     await running(direct)
     client = asyncio.create_task(post(broker, {"prompt": picture(color=12)}))
-    async with asyncio.timeout(10):
-        while not (await queue(direct))[1]:
-            await asyncio.sleep(0.01)
+    await until(lambda: queue(direct), lambda found: bool(found[1]))
 
     client.cancel()
     with contextlib.suppress(asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""ComfyUI as far as a broker sees it: queue, history, interrupt, /free, /view, /ws; and the real one.
+"""ComfyUI as a broker sees it: queue, history, interrupt, /free, /view, /ws; and the real one.
 
 The stand-in answers as ComfyUI 0.3.64 does; ``tests/services`` asks both the same. It knows five
 nodes: EmptyImage, ImageBlur (which takes ``step_s``), SaveImage, PreviewImage and PreviewAny.
@@ -9,18 +9,17 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import os
-import signal
 import struct
+import subprocess
 import time
+import urllib.request
 import uuid
 import zlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 from aiohttp import web
 
 from tests.support.servers import free_port
@@ -28,6 +27,7 @@ from tests.support.standin_consumer import Gate
 
 Graph = dict[str, Any]
 MAX_SIDE = 16384
+START_S = 120.0
 TOO_BIG_BYTES = 1 << 40
 OUTPUTS = frozenset({"SaveImage", "PreviewImage", "PreviewAny"})
 NODES = frozenset({"EmptyImage", "ImageBlur"}) | OUTPUTS
@@ -375,39 +375,37 @@ def png(width: int, height: int, color: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
 
 
-@asynccontextmanager
-async def real_comfyui(folder: Path, python: str, data: Path) -> AsyncIterator[str]:
+@contextmanager
+def real_comfyui(folder: Path, python: str, data: Path) -> Iterator[str]:
     """The URL of a real ComfyUI on the CPU, whose files are all below ``data``."""
     port = free_port()
-    for name in ("output", "temp", "user", "input"):
-        (data / name).mkdir()
     command = [python, "main.py", "--cpu", "--listen", "127.0.0.1", "--port", str(port)]
     command += ["--disable-all-custom-nodes", "--database-url", f"sqlite:///{data}/comfyui.db"]
     for name in ("output", "temp", "user", "input"):
+        (data / name).mkdir()
         command += [f"--{name}-directory", str(data / name)]
     with (data / "log").open("wb") as log:
-        process = await asyncio.create_subprocess_exec(
-            *command, cwd=folder, stdout=log, stderr=log, start_new_session=True
+        process = subprocess.Popen(
+            command, cwd=folder, stdout=log, stderr=log, start_new_session=True
         )
     try:
         url = f"http://127.0.0.1:{port}"
-        await _until_up(process, f"{url}/system_stats", data / "log")
+        _wait_until_up(process, f"{url}/system_stats", data / "log")
         yield url
     finally:
-        if process.returncode is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+        process.kill()
+        process.wait()
 
 
-async def _until_up(process: asyncio.subprocess.Process, url: str, log: Path) -> None:
-    async with aiohttp.ClientSession() as session, asyncio.timeout(120):
-        while process.returncode is None:
-            try:
-                async with session.get(url) as response:
-                    if response.status == 200:
-                        return
-            except aiohttp.ClientConnectionError:
-                await asyncio.sleep(0.1)
+def _wait_until_up(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as response:
+                if response.status == 200:
+                    return
+        except OSError:
+            time.sleep(0.1)
     raise AssertionError(f"ComfyUI did not start:\n{log.read_text()[-4000:]}")
 
 
