@@ -25,6 +25,7 @@ from mgpu.api.routes import Upstream
 from mgpu.config.workflow import Workflow
 from mgpu.errors import BadRequest, ConsumerFailed
 
+PATH = "/v1/images/generations"
 MAX_IMAGES = 10
 _SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 _AUTO = "auto"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mgpu.config import template, workflow
+from mgpu.config import patterns, template, workflow
 from mgpu.config.model import CompletionConfig, Config, ConsumerConfig
 from mgpu.config.problems import Finding, KeyPath, did_you_mean
 
@@ -34,8 +34,7 @@ def check_routes(config: Config) -> Iterator[Finding]:
         consumer = config.consumers.get(route.consumer)
         if route.workflow is None or consumer is None:
             continue
-        completion = consumer.completion
-        if completion and f"POST {route.path}" not in completion.requests:
+        if consumer.completion and not _covers(consumer.completion, route.path):
             yield Finding(
                 ("routes", path, "path"),
                 f"POST {route.path} is not among the completion.requests of {route.consumer}",
@@ -49,6 +48,13 @@ def check_routes(config: Config) -> Iterator[Finding]:
             f"{route.consumer} has no workflow {route.workflow!r}; {hint}",
             (("consumers", route.consumer, "workflows"),),
         )
+
+
+def _covers(completion: CompletionConfig, path: str) -> bool:
+    try:
+        return patterns.Patterns(completion.requests).match("POST", path)
+    except ValueError:
+        return True  # said already
 
 
 def _completion(path: KeyPath, config: CompletionConfig) -> Iterator[Finding]:

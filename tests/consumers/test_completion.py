@@ -19,7 +19,7 @@ from mgpu.errors import ConsumerFailed
 from tests.support.servers import BadServer, serving
 
 Serve = Callable[[web.Application], Awaitable[TestServer]]
-BODY = {
+BODY: dict[str, Any] = {
     "requests": ["POST /jobs"],
     "id": "job.id",
     "poll": {
@@ -30,8 +30,8 @@ BODY = {
         "error": "problem",
     },
 }
-LISTED = {"listed": {"path": "/jobs", "ids": "[].id"}}
-CANCEL = {"cancel": [{"method": "DELETE", "path": "/jobs/{id}"}]}
+LISTED: dict[str, Any] = {"listed": {"path": "/jobs", "ids": "[].id"}}
+CANCEL: dict[str, Any] = {"cancel": [{"method": "DELETE", "path": "/jobs/{id}"}]}
 DEADLINE_S = 10.0
 
 
@@ -271,7 +271,7 @@ async def test_becoming_unwanted_ends_the_pause(
     service = Service({"state": "running"}, {"state": "failed"})
     url = await service.start(aiohttp_server)
     unwanted = asyncio.Event()
-    slow = {"poll": {**BODY["poll"], "interval_s": 60}}  # type: ignore[dict-item]
+    slow = {"poll": {**BODY["poll"], "interval_s": 60}}
     waiting = asyncio.create_task(ended(session, url, unwanted=unwanted, **slow, **CANCEL))
     async with asyncio.timeout(DEADLINE_S):
         for _ in itertools.count():

@@ -369,7 +369,7 @@ def png(width: int, height: int, color: int) -> bytes:
         check = zlib.crc32(body, zlib.crc32(kind))
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
 
-    row = b"\0" + color.to_bytes(3, "big") * width
+    row = b"\0" + (color & 0xFFFFFF).to_bytes(3, "big") * width
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = ((b"IHDR", head), (b"IDAT", zlib.compress(row * height)), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts)
