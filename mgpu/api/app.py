@@ -67,6 +67,8 @@ def make_port_app(main: web.Application, consumer: str) -> web.Application:
     app = web.Application(middlewares=[problems_middleware, make_guard(deps, own_port=True)])
     app[DEPS] = deps
     app[DISK] = main[DISK]
+    app[KEEPERS] = Keepers()
+    app.on_cleanup.append(end_keepers)
     app[OWN_PORT] = main[ROUTES].upstream(consumer)
     app.on_response_prepare.append(finish_headers)
     app.router.add_route("*", "/{path:.*}", jobs.own_port, expect_handler=expect_nothing_yet)

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 import aiohttp
 import pytest
+import yaml
 
 from tests.support.broker_process import BrokerProcess, serving
 from tests.support.comfyui import (
@@ -27,6 +28,7 @@ from tests.support.comfyui import (
     real_comfyui,
     slow_picture,
 )
+from tests.support.servers import free_port
 
 T = TypeVar("T")
 FOLDER = os.environ.get("MGPU_COMFYUI")
@@ -82,15 +84,16 @@ async def broker(
     workflow = {"file": "one_colour.json", "places": places, "defaults": {"seed": 0xFF}}
     comfyui = {
         "url": url,
+        "listen": f"127.0.0.1:{free_port()}",
         "footprint_mib": 4000,
         "unload": {"path": "/free", "body": {"free_memory": True}},
         "health": {"path": "/system_stats"},
         "completion": completion(),
         "workflows": {"one-colour": workflow},
         "not_activity": [
-            "GET /",
-            "GET /*",
+            "GET,HEAD /*",
             "POST /interrupt",
+            "POST /api/interrupt",
             "POST /queue",
             "POST /free",
         ],
@@ -98,12 +101,23 @@ async def broker(
     config = {
         "gpu": {"backend": "simulated"},
         "consumers": {"comfyui": comfyui},
+        "models": {"one-colour": "comfyui"},
         "routes": {
             "/v1/image": {"consumer": "comfyui", "path": "/prompt", "workflow": "one-colour"}
         },
     }
     async with serving(tmp_path, config) as process:
         yield process
+
+
+@pytest.fixture
+async def port(broker: BrokerProcess, tmp_path: Path) -> AsyncIterator[aiohttp.ClientSession]:
+    """ComfyUI's own port at the broker, as a browser uses it that shows ComfyUI's page."""
+    document = yaml.safe_load((tmp_path / "broker.yaml").read_text())
+    origin = f"http://{document['consumers']['comfyui']['listen']}"
+    headers = {"Origin": origin, "Sec-Fetch-Site": "same-origin"}
+    async with aiohttp.ClientSession(origin, headers=headers) as session:
+        yield session
 
 
 async def until(ask: Callable[[], Awaitable[T]], fits: Callable[[T], bool]) -> T:
@@ -378,43 +392,57 @@ async def test_a_client_that_leaves_takes_its_workflow_out_of_the_queue(
     assert await queue(direct) == ([persons], [])
 
 
-async def test_a_prompt_of_the_web_page_holds_the_lock_until_it_is_done(
-    broker: BrokerProcess, direct: aiohttp.ClientSession
+async def test_openais_images_are_made_by_the_workflow(broker: BrokerProcess) -> None:
+    body = {"model": "one-colour", "prompt": "kept", "n": 2, "size": "56x8", "seed": 0x1234}
+    status, _, content = await post(broker, body, "/v1/images/generations")
+
+    assert status == 200
+    images = [base64.b64decode(one["b64_json"]) for one in json.loads(content)["data"]]
+    assert [size_of(image) for image in images] == [(56, 8), (56, 8)]
+    assert images[0] != images[1]
+
+
+# Its web page, on a port of its own
+
+
+async def test_a_prompt_of_the_page_holds_the_lock_until_it_is_done(
+    broker: BrokerProcess, port: aiohttp.ClientSession, direct: aiohttp.ClientSession
 ) -> None:
-    page = f"{broker.url}/consumers/comfyui"
-    async with broker.session.ws_connect(f"{page}/ws?clientId=page") as socket:
+    async with port.ws_connect("/ws?clientId=page") as socket:
         assert (await socket.receive_json(timeout=10))["type"] == "status"
         body = {"prompt": slow_picture(5, side=256, color=13), "client_id": "page"}
-        status, _, content = await post(broker, body, "/consumers/comfyui/api/prompt")
-        assert status == 200
-        work = json.loads(content)["prompt_id"]
+        async with port.post("/api/prompt", json=body) as response:
+            assert response.status == 200
+            work = (await response.json())["prompt_id"]
         held = await broker.status()
         assert held["gpus"][0]["lock"]["consumer"] == "comfyui"
+        async with port.get("/api/queue") as response:
+            assert [entry[1] for entry in (await response.json())["queue_running"]] == [work]
         told = await messages_of(socket, work)
     assert "execution_success" in told
     await broker.until("s['gpus'][0]['lock']['consumer'] is None")
     assert (await entry_of(direct, work))["status"]["completed"] is True
 
 
-async def test_the_web_page_interrupts_through_the_broker(
-    broker: BrokerProcess, direct: aiohttp.ClientSession
+async def test_the_page_interrupts_its_prompt(
+    broker: BrokerProcess, port: aiohttp.ClientSession, direct: aiohttp.ClientSession
 ) -> None:
     body = {"prompt": slow_picture(LONG_STEPS, side=256, color=14)}
-    status, _, content = await post(broker, body, "/consumers/comfyui/prompt")
-    assert status == 200
+    async with port.post("/api/prompt", json=body) as response:
+        assert response.status == 200
+        work = (await response.json())["prompt_id"]
     await running(direct)
 
-    status, _, _ = await post(broker, {}, "/consumers/comfyui/interrupt")
+    async with port.post("/api/interrupt", json={}) as response:
+        assert response.status == 200
 
-    assert status == 200
     await broker.until("s['gpus'][0]['lock']['consumer'] is None", within_s=10)
-    entry = await entry_of(direct, json.loads(content)["prompt_id"])
+    entry = await entry_of(direct, work)
     assert entry["status"]["messages"][-1][0] == "execution_interrupted"
 
 
-async def test_the_page_itself_loads_without_the_lock(broker: BrokerProcess) -> None:
-    origin = {"Origin": broker.url, "Sec-Fetch-Site": "same-origin"}
-    async with broker.session.get(f"{broker.url}/consumers/comfyui/", headers=origin) as response:
+async def test_the_page_itself_loads_without_the_lock(port: aiohttp.ClientSession) -> None:
+    async with port.get("/") as response:
         assert response.status == 200
         assert "ComfyUI" in await response.text()
         assert "X-MGPU-Job" not in response.headers
