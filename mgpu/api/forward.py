@@ -17,6 +17,7 @@ import math
 import re
 import time
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 
 import structlog
 from aiohttp import web
@@ -57,19 +58,9 @@ async def run(
 ) -> web.StreamResponse:
     """The same for a request whose body is being received."""
     upstream.check_allowed(request.method, url.path)
-    deps = request.app[DEPS]
-    priority = _priority(request)
-    max_wait_s = _max_wait_s(request, deps.config.scheduler.max_wait_s)
-    idle_unload_s = _idle_unload_s(request)
-    job = deps.broker.new_job_id()
+    job = request.app[DEPS].broker.new_job_id()
     try:
-        async with deps.broker.lease(
-            job,
-            upstream.name,
-            priority=priority,
-            max_wait_s=max_wait_s,
-            idle_unload_s=idle_unload_s,
-        ) as lease:
+        async with lease_for(request, upstream, job) as lease:
             response = await _exchange(request, upstream, url, body, lease)
             lease.failed = response.status >= _SERVER_ERROR
             return response
@@ -77,6 +68,23 @@ async def run(
         if client_left(request):
             log.info("client left", job=job, consumer=upstream.name)
         raise
+
+
+def lease_for(
+    request: web.Request, upstream: Upstream, job: str
+) -> AbstractAsyncContextManager[Lease]:
+    """The lease that a request asks for, with what its header says; not waited for yet.
+
+    Raises ``BadRequest`` for a header that makes no sense.
+    """
+    deps = request.app[DEPS]
+    return deps.broker.lease(
+        job,
+        upstream.name,
+        priority=_priority(request),
+        max_wait_s=_max_wait_s(request, deps.config.scheduler.max_wait_s),
+        idle_unload_s=_idle_unload_s(request),
+    )
 
 
 async def plainly(request: web.Request, upstream: Upstream, url: URL) -> web.StreamResponse:
@@ -117,7 +125,7 @@ async def _exchange(
         data=body.data,
     )
     try:
-        added = _added(name, lease, time.perf_counter() - started)
+        added = added_headers(name, lease, time.perf_counter() - started)
         if upgrade and answer.status == tunnel.SWITCHING_PROTOCOLS:
             return await tunnel.splice(request, answer, consumer=name, headers=added)
         return await proxy.relay(
@@ -131,7 +139,7 @@ async def _exchange(
         answer.close()
 
 
-def _added(consumer: str, lease: Lease | None, upstream_s: float) -> Mapping[str, str]:
+def added_headers(consumer: str, lease: Lease | None, upstream_s: float) -> Mapping[str, str]:
     """What the broker tells about the job; ``upstream`` is the time to the answer's head."""
     added = {fields.CONSUMER: consumer}
     if lease is not None:

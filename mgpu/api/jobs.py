@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from aiohttp import web
+from yarl import URL
 
-from mgpu.api import forward
+from mgpu.api import forward, lasting
 from mgpu.api.routes import ROUTES, TARGET, Upstream, did_you_mean
+from mgpu.config.workflow import Workflow
 from mgpu.errors import UnknownRoute
 
 ANYTHING_ELSE = "/{path}"
@@ -27,7 +29,10 @@ async def own_port(request: web.Request) -> web.StreamResponse:
 async def _pass_on(request: web.Request, upstream: Upstream, depth: int) -> web.StreamResponse:
     target = request[TARGET]
     url = upstream.url(target.raw_below(depth) or "/", target.query)
-    if upstream.is_activity(request.method, target.below(depth) or "/"):
+    path = target.below(depth) or "/"
+    if upstream.outlasts_its_answer(request.method, path):
+        return await lasting.answered_at_once(request, upstream, url)
+    if upstream.is_activity(request.method, path):
         return await forward.as_job(request, upstream, url)
     return await forward.plainly(request, upstream, url)
 
@@ -36,12 +41,21 @@ async def routed(request: web.Request) -> web.StreamResponse:
     """Whatever no other handler takes: a job when ``routes`` has the path, else an error."""
     job = request.app[ROUTES].job(request[TARGET])
     if job is not None:
-        return await forward.as_job(request, *job)
+        return await run_routed(request, *job)
     methods = await _methods_elsewhere(request)
     if methods:
         raise web.HTTPMethodNotAllowed(request.method, methods)
     path = request[TARGET].below(0)
     raise UnknownRoute(f"There is no route {path!r}.{did_you_mean(path, known_paths(request.app))}")
+
+
+async def run_routed(
+    request: web.Request, upstream: Upstream, url: URL, workflow: Workflow | None
+) -> web.StreamResponse:
+    """A job by a path of ``routes``: the client gets what comes of it."""
+    if upstream.outlasts_its_answer(request.method, url.path):
+        return await lasting.answered_with_result(request, upstream, url, workflow)
+    return await forward.as_job(request, upstream, url)
 
 
 def known_paths(app: web.Application) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from mgpu.api import forward
+from mgpu.api import forward, images, jobs, lasting
 from mgpu.api.catalogue import CATALOGUE, Catalogue, Model
 from mgpu.api.modelname import ModelFinder
 from mgpu.api.routes import ROUTES, TARGET
@@ -42,7 +42,7 @@ def _unless_routed(handler: Handler) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:
         routed = request.app[ROUTES].job(request[TARGET])
         if routed is not None:
-            return await forward.as_job(request, *routed)
+            return await jobs.run_routed(request, *routed)
         return await handler(request)
 
     return handle
@@ -56,6 +56,11 @@ async def by_model(request: web.Request) -> web.StreamResponse:
     async with forward.receive(request, finder) as body:
         model = await request.app[CATALOGUE].wanted(await finder.name())
         upstream = routes.upstream(model.consumer)
+        if target.below(0) == images.PATH:
+            workflow = images.workflow_for(upstream, model.name)
+            if workflow is not None:
+                document = await lasting.json_object(body)
+                return await images.generate(request, upstream, workflow, document)
         url = upstream.openai_url(target.below(0), target.query)
         return await forward.run(request, upstream, url, body)
 

@@ -39,7 +39,7 @@ _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
 """A job takes as long as it takes; the broker ends it when that is too long."""
 _UNASKED = (hdrs.ACCEPT, hdrs.ACCEPT_ENCODING, hdrs.CONTENT_TYPE, hdrs.USER_AGENT)
 """What aiohttp would add to a request that has none."""
-_UPSTREAM_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
+UPSTREAM_ERRORS = (aiohttp.ClientError, OSError, TimeoutError)
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +91,7 @@ async def ask(
             read_bufsize=READ_BUFSIZE_BYTES,
             timeout=_TIMEOUT,
         )
-    except _UPSTREAM_ERRORS as error:
+    except UPSTREAM_ERRORS as error:
         raise failed(consumer, error) from error
 
 
@@ -123,7 +123,7 @@ async def relay(
     try:
         while chunk := await upstream.content.readany():
             await _to_client(response, chunk)
-    except _UPSTREAM_ERRORS as error:
+    except UPSTREAM_ERRORS as error:
         raise failed(consumer, error) from error
     await _to_client(response, None)
     return response

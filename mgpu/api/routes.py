@@ -17,6 +17,7 @@ from yarl import URL
 from mgpu.api.paths import Target, read_target
 from mgpu.config.model import Config, ConsumerConfig
 from mgpu.config.patterns import Patterns
+from mgpu.config.workflow import Workflow, read
 from mgpu.errors import Forbidden, UnknownConsumer
 
 
@@ -32,6 +33,9 @@ class Upstream:
         self._not_activity = Patterns(config.not_activity)
         self._paths = config.paths
         self._denied = Patterns(map(_folded, config.deny))
+        self._lasting = Patterns(config.completion.requests if config.completion else ())
+        self.completion = config.completion
+        self.workflows = {name: read(each) for name, each in config.workflows.items()}
 
     def url(self, path: str, query: str) -> URL:
         """The URL of a path and a query that are encoded already."""
@@ -50,6 +54,10 @@ class Upstream:
     def is_activity(self, method: str, path: str) -> bool:
         """Whether a request uses the GPU; ``path`` is decoded."""
         return not self._not_activity.match(method, path)
+
+    def outlasts_its_answer(self, method: str, path: str) -> bool:
+        """Whether what a request asks for goes on after its answer; ``path`` is decoded."""
+        return self._lasting.match(method, path)
 
     def check_allowed(self, method: str, path: str) -> None:
         """Raise ``errors.Forbidden`` for what must not be asked of it; ``path`` is decoded.
@@ -72,6 +80,7 @@ class _JobRoute:
     upstream: Upstream
     path: str
     """At the consumer, encoded, without a slash at the end."""
+    workflow: Workflow | None
 
 
 class Routes:
@@ -82,19 +91,22 @@ class Routes:
         self.job_paths = tuple(config.routes)
         self._jobs = {
             _segments(path): _JobRoute(
-                self.upstreams[route.consumer], URL.build(path=route.path).raw_path.rstrip("/")
+                upstream := self.upstreams[route.consumer],
+                URL.build(path=route.path).raw_path.rstrip("/"),
+                None if route.workflow is None else upstream.workflows[route.workflow],
             )
             for path, route in config.routes.items()
         }
         self._deepest = max(map(len, self._jobs), default=0)
 
-    def job(self, target: Target) -> tuple[Upstream, URL] | None:
+    def job(self, target: Target) -> tuple[Upstream, URL, Workflow | None] | None:
         """Where a job at this path goes: by the longest configured path that it is or is below."""
         for depth in range(min(self._deepest, len(target.segments)), -1, -1):
             route = self._jobs.get(target.segments[:depth])
             if route is not None:
                 path = route.path + target.raw_below(depth)
-                return route.upstream, route.upstream.url(path or "/", target.query)
+                url = route.upstream.url(path or "/", target.query)
+                return route.upstream, url, route.workflow
         return None
 
     def upstream(self, name: str) -> Upstream:

@@ -10,14 +10,13 @@ import math
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from yarl import URL
 
-from mgpu.config import keys, listen, patterns
+from mgpu.config import completions, keys, listen, patterns
 from mgpu.config.model import Config, ConsumerConfig
-from mgpu.config.problems import KeyPath, did_you_mean
+from mgpu.config.problems import Finding, KeyPath, did_you_mean
 
 OWN_PATHS = ("/api", "/consumers", "/healthz", "/metrics", "/openapi.json", "/readyz")
 """What the broker answers itself, with everything below."""
@@ -32,15 +31,6 @@ _OF_THE_CONNECTION = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A problem of the value at ``path``, as long as all of ``rests_on`` is sound."""
-
-    path: KeyPath
-    message: str
-    rests_on: tuple[KeyPath, ...] = ()
-
-
 def check(config: Config, consumers: Collection[str] | None) -> Iterator[Finding]:
     """Give what is wrong in the sound part of a configuration.
 
@@ -53,6 +43,7 @@ def check(config: Config, consumers: Collection[str] | None) -> Iterator[Finding
         yield from _consumer(config, name, consumer)
     if consumers is not None:
         yield from _references(config, consumers)
+    yield from completions.check_routes(config)
     for path in config.routes:
         yield from _route(path)
         if path != "/" and path.endswith("/") and path.rstrip("/") in config.routes:
@@ -157,6 +148,10 @@ def _consumer(config: Config, name: str, consumer: ConsumerConfig) -> Iterator[F
     for index, request in enumerate(consumer.deny):
         yield from _request((*path, "deny", index), request)
     yield from _calls(path, consumer)
+    requests = consumer.completion.requests if consumer.completion else ()
+    for index, request in enumerate(requests):
+        yield from _request((*path, "completion", "requests", index), request)
+    yield from completions.check(path, consumer)
 
 
 def _unmanaged(config: Config, path: KeyPath, gpus: Sequence[int]) -> Iterator[Finding]:

@@ -23,12 +23,19 @@ from mgpu.config.preset_merge import Filled
 from mgpu.config.problems import KeyPath, Origins, Report
 from mgpu.config.schema import kinds_at
 
-STAND_INS: dict[str | int, str] = {
+STAND_INS: dict[str | int, Any] = {
     "url": "http://consumer.invalid",
     "path": "/",
     "when": "@",
     "items": "@",
     "consumer": "?",
+    "requests": (),
+    "id": "@",
+    "poll": {"path": "/", "until": "@"},
+    "until": "@",
+    "ids": "@",
+    "file": "?",
+    "places": {},
 }
 """A valid value for every required key, so that what stands beside a wrong one is checked too."""
 
@@ -38,6 +45,7 @@ _RELATIVE_TO_THE_FILE: tuple[KeyPath, ...] = (
     ("jobs", "database"),
     ("jobs", "trace"),
     ("consumers", "*", "cwd"),
+    ("consumers", "*", "workflows", "*", "file"),
 )
 """Key paths; ``*`` is every key there is."""
 

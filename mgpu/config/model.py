@@ -206,6 +206,58 @@ class ModelsConfig(Section):
     names: JmesPath = "data[].id"
 
 
+class PollConfig(Section):
+    """Where a consumer says what has become of one piece of work."""
+
+    path: UrlPath
+    interval_s: Seconds = 0.25
+    until: JmesPath
+    failed: JmesPath | None = None
+    error: JmesPath | None = None
+
+
+class ListedConfig(Section):
+    """Where a consumer names all the work that is not over."""
+
+    path: UrlPath
+    ids: JmesPath
+
+
+class ResultsConfig(Section):
+    """What has come of a piece of work."""
+
+    path: UrlPath
+    files: JmesPath | None = None
+
+
+class CancelConfig(Section):
+    """A request that makes a consumer drop a piece of work."""
+
+    method: Method = "POST"
+    path: UrlPath
+    body: Any = None
+
+
+class CompletionConfig(Section):
+    """When work is over that goes on after the answer to the request for it."""
+
+    requests: tuple[str, ...]
+    id: JmesPath
+    poll: PollConfig
+    listed: ListedConfig | None = None
+    results: ResultsConfig | None = None
+    cancel: tuple[CancelConfig, ...] = ()
+
+
+class WorkflowConfig(Section):
+    """A workflow of the user's that simple requests are filled into."""
+
+    file: Path
+    path: UrlPath = "/prompt"
+    places: dict[str, str | tuple[str, ...]]
+    defaults: dict[str, Any] = Field(default_factory=dict)
+
+
 class ConsumerConfig(Section):
     """One service that uses the GPU."""
 
@@ -242,6 +294,8 @@ class ConsumerConfig(Section):
     models: ModelsConfig | None = None
     listen: str | None = None
     paths: dict[UrlPath, UrlPath] = Field(default_factory=dict)
+    completion: CompletionConfig | None = None
+    workflows: dict[str, WorkflowConfig] = Field(default_factory=dict)
     job_timeout_s: Seconds = 600.0
     busy_timeout_s: Seconds | None = None
 
@@ -266,6 +320,7 @@ class RouteConfig(Section):
 
     consumer: str
     path: UrlPath
+    workflow: str | None = None
 
 
 class JobsConfig(Section):

@@ -189,6 +189,8 @@ def _doubts(preset: Preset) -> Iterator[tuple[KeyPath, str]]:
         elif key not in ConsumerConfig.model_fields:
             hint = did_you_mean(key, ConsumerConfig.model_fields, what="keys")
             yield path, f"unknown key; {hint}"
+        if key == "completion":
+            continue  # The names there are what a consumer answered with.
         for name in dict.fromkeys(names_in(value)):
             if name not in preset.parameters and name not in AT_RUN_TIME:
                 hint = did_you_mean(name, preset.parameters, what="parameters")

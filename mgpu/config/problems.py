@@ -41,6 +41,15 @@ class Problem:
         return ": ".join(part for part in (self.place, self.key, self.message) if part)
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A problem of the value at ``path``, as long as all of ``rests_on`` is sound."""
+
+    path: KeyPath
+    message: str
+    rests_on: tuple[KeyPath, ...] = ()
+
+
 class InvalidConfig(ConfigError):  # noqa: N818 - named as its kin in mgpu.errors
     """The configuration is not valid."""
 

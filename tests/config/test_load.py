@@ -10,12 +10,18 @@ from pydantic import BaseModel
 from mgpu.config.files import MAX_FILE_BYTES
 from mgpu.config.load import STAND_INS, load
 from mgpu.config.model import (
+    CancelConfig,
+    CompletionConfig,
     Config,
     ConsumerConfig,
     HealthConfig,
+    ListedConfig,
     LoadConfig,
+    PollConfig,
     ResidentConfig,
+    ResultsConfig,
     RouteConfig,
+    WorkflowConfig,
 )
 from mgpu.config.problems import InvalidConfig, Problem
 
@@ -203,6 +209,12 @@ def test_every_required_key_has_a_valid_stand_in() -> None:
         HealthConfig,
         ResidentConfig,
         RouteConfig,
+        CompletionConfig,
+        PollConfig,
+        ListedConfig,
+        ResultsConfig,
+        CancelConfig,
+        WorkflowConfig,
     )
     for section in sections:
         required = {name for name, key in section.model_fields.items() if key.is_required()}

@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from mgpu.config import presets
-from mgpu.config.model import Config, ConsumerConfig
+from mgpu.config.model import CompletionConfig, Config, ConsumerConfig
 from mgpu.core.model import ConsumerState
 from mgpu.core.views import ConsumerView, GpuView, Snapshot
 from mgpu.telemetry.metrics import Metrics
@@ -28,7 +28,7 @@ DOCUMENTS = sorted(
     [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "deploy").rglob("*.md")]
 )
 
-MAPPING_KEYS = {"consumers": "NAME", "routes": "PATH", "models": "MODEL"}
+MAPPING_KEYS = {"consumers": "NAME", "routes": "PATH", "models": "MODEL", "workflows": "WORKFLOW"}
 
 
 def table_rows(document: Path) -> Iterator[list[str]]:
@@ -63,7 +63,7 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str
     """Every key under its whole name, with its default."""
     for name, info in model.model_fields.items():
         key = prefix + name
-        is_mapping = get_origin(info.annotation) is dict and name in MAPPING_KEYS and not prefix
+        is_mapping = get_origin(info.annotation) is dict and name in MAPPING_KEYS
         inner_models = models_in(info.annotation)
         if is_mapping:
             key += f".{MAPPING_KEYS[name]}"
@@ -87,6 +87,22 @@ def test_the_examples_of_the_configuration_are_valid() -> None:
     assert examples
     for example in examples:
         Config.model_validate(yaml.safe_load(example))
+
+
+def test_the_examples_of_the_completions_are_valid() -> None:
+    text = (ROOT / "docs" / "completions.md").read_text()
+    whole, *parts = re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    completions = [yaml.safe_load(part) for part in parts if "completion:" in part]
+    (simple,) = [yaml.safe_load(part) for part in parts if "workflows:" in part]
+    (graph,) = re.findall(r"^```json\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+    Config.model_validate(yaml.safe_load(whole))
+    assert len(completions) == 2
+    for each in completions:
+        CompletionConfig.model_validate(each["completion"])
+    for place in simple["consumers"]["comfyui"]["workflows"]["txt2img"]["places"].values():
+        node, section, name = place.split(".")
+        assert name in json.loads(graph)[node][section]
 
 
 # Presets

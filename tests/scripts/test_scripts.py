@@ -18,6 +18,7 @@ SCRIPTS = [
     "scripts/relock",
     "scripts/simulate",
     "scripts/test",
+    "scripts/test-comfyui",
     "scripts/test-gpu",
     "scripts/test-services",
 ]
