@@ -2,7 +2,8 @@
 
 A mapping of the user's is filled up from the preset's, save for one that has a ``path``: that is
 another request, and nothing of the preset's is left in it. Lists and bodies are taken or replaced
-whole, and ``null`` takes a key of the preset's away.
+whole, and ``null`` takes a key of the preset's away. What a service needs depends on its models,
+so its footprint is measured where neither says one.
 """
 
 from __future__ import annotations
@@ -85,6 +86,9 @@ def _fill_consumer(
         for below in taken:
             line = _line(found, below[len(path) :])
             report.origins.presets[below] = (str(found.path), line)
+    if "footprint_mib" not in consumer:
+        consumer["footprint_mib"] = "auto"
+        given.append("footprint_mib")
     return tuple(given)
 
 

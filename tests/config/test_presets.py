@@ -440,3 +440,13 @@ def test_a_preset_that_cannot_be_read_is_told_so(own: Own, write: Write) -> None
     path.write_bytes(b"\xff")
     with pytest.raises(InvalidConfig, match=f"{path}:1: is not UTF-8 text"):
         load(write(ALONE))
+
+
+def test_what_a_service_needs_is_measured_unless_somebody_says_it(loaded: Load) -> None:
+    consumers = loaded("""
+        consumers:
+          said: {url: "http://127.0.0.1:1", preset: comfyui, footprint_mib: 9000}
+          not-said: {url: "http://127.0.0.1:2", preset: comfyui}
+        """).consumers
+    assert consumers["said"].footprint_mib == 9000
+    assert consumers["not-said"].footprint_mib == "auto"
