@@ -14,7 +14,7 @@ from mgpu.api.catalogue import keep_catalogue
 from mgpu.api.deps import DEPS, Deps
 from mgpu.api.forward import DISK, OWN_PORT
 from mgpu.api.guard import finish_headers, make_guard
-from mgpu.api.lasting import KEEPERS, Keepers, end_keepers
+from mgpu.api.keeper import KEEPERS, Keepers, end_keepers
 from mgpu.api.problems import problems_middleware
 from mgpu.api.routes import ROUTES, Routes
 from mgpu.api.spool import DiskBudget

@@ -14,9 +14,10 @@ until it is content, everything is kept.
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from aiohttp import StreamReader, hdrs, web
 from aiohttp.http import HttpVersion10
@@ -26,6 +27,8 @@ from mgpu.api.deps import Limits
 from mgpu.api.spool import DiskBudget, Spool
 from mgpu.errors import BadRequest, BodyTooLarge, MgpuError
 
+MAX_SIMPLE_BODY_BYTES = 8 << 20
+"""Of a request that is read whole, and held while its job waits."""
 _LOOK_AT_BYTES = 1 << 14
 """At a time: a body made to be slow to look through holds up nobody else for long."""
 
@@ -179,3 +182,31 @@ async def _continue(request: web.Request) -> None:
 
 async def expect_nothing_yet(_request: web.Request) -> None:
     """An ``expect_handler``: 100 Continue is sent when a handler wants the body, not before."""
+
+
+async def json_object(body: RequestBody) -> dict[str, Any]:
+    """Take in a whole body that must be a JSON object of 8 MiB at most; raise ``RequestError``."""
+    received = bytearray()
+    async for chunk in _chunks(body):
+        received += chunk
+        if len(received) > MAX_SIMPLE_BODY_BYTES:
+            raise BodyTooLarge(f"The body must have {MAX_SIMPLE_BODY_BYTES} bytes at most.")
+    try:
+        document = json.loads(received, parse_constant=_not_json)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("The body must be JSON.") from error
+    if not isinstance(document, dict):
+        raise BadRequest("The body must be a JSON object.")
+    return document
+
+
+async def _chunks(body: RequestBody) -> AsyncIterator[bytes]:
+    if isinstance(body.data, bytes):
+        yield body.data
+    elif body.data is not None:
+        async for chunk in body.data:
+            yield chunk
+
+
+def _not_json(constant: str) -> None:
+    raise ValueError(constant)

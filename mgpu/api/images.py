@@ -20,7 +20,7 @@ from typing import Any
 from aiohttp import web
 
 from mgpu.api.deps import DEPS
-from mgpu.api.lasting import Keeper
+from mgpu.api.keeper import Keeper
 from mgpu.api.routes import Upstream
 from mgpu.config.workflow import Workflow
 from mgpu.errors import BadRequest, ConsumerFailed
@@ -73,9 +73,9 @@ async def generate(
             reply = await keeper.ask(keeper.send(url, {"prompt": graph}))
             ending = await keeper.completed(reply)
             if ending is None:
-                return keeper.response(reply)
+                return keeper.results.response(reply)
             if ending.failed:
-                return keeper.failure(ending)
+                return keeper.results.failure(ending)
             for path in (ending.files or ())[: count - len(images) if runs == 1 else 1]:
                 _, content = await keeper.file(path, left_bytes)
                 left_bytes -= len(content)
@@ -83,7 +83,7 @@ async def generate(
         if not images:
             raise ConsumerFailed(f"{upstream.name} made no image.")
         data = [{"b64_json": base64.b64encode(image).decode()} for image in images]
-        return keeper.json({"created": int(time.time()), "data": data})
+        return keeper.results.json({"created": int(time.time()), "data": data})
 
     return await keeper.run(work)
 

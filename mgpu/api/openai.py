@@ -12,7 +12,8 @@ from typing import Any
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from mgpu.api import forward, images, jobs, lasting
+from mgpu.api import forward, images, jobs
+from mgpu.api.body import json_object
 from mgpu.api.catalogue import CATALOGUE, Catalogue, Model
 from mgpu.api.modelname import ModelFinder
 from mgpu.api.routes import ROUTES, TARGET
@@ -59,7 +60,7 @@ async def by_model(request: web.Request) -> web.StreamResponse:
         if target.below(0) == images.PATH:
             workflow = images.workflow_for(upstream, model.name)
             if workflow is not None:
-                document = await lasting.json_object(body)
+                document = await json_object(body)
                 return await images.generate(request, upstream, workflow, document)
         url = upstream.openai_url(target.below(0), target.query)
         return await forward.run(request, upstream, url, body)

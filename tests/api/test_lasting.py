@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from mgpu.api import lasting
+from mgpu.api import body, keeper
 from tests.api.conftest import Site, Sites
 from tests.api.raw import RawClient
 from tests.support.comfyui import (
@@ -361,7 +361,7 @@ async def test_work_that_takes_too_long_is_interrupted(
 async def test_work_that_cannot_be_stopped_gives_the_lease_back_in_the_end(
     site: Site, comfyui: StandinComfyUI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lasting, "STOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(keeper, "STOP_TIMEOUT_S", 0.2)
     site.broker.job_timeout_s = 0.1
     comfyui.gate.close()
 
@@ -528,6 +528,6 @@ async def test_what_cannot_be_filled_in_is_refused_before_it_waits(
 
 
 async def test_a_simple_request_is_short(simple: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lasting, "MAX_SIMPLE_BODY_BYTES", 1000)
+    monkeypatch.setattr(body, "MAX_SIMPLE_BODY_BYTES", 1000)
     async with simple.client.post(simple.url("/v1/image"), data=b" " * 2000) as response:
         assert response.status == 413
