@@ -45,7 +45,14 @@ from mgpu.gpu.beliefs import Beliefs
 from mgpu.gpu.nvml import NvmlReader
 from mgpu.gpu.simulated import SimulatedGpu
 from mgpu.gpu.thread import ThreadedProbe
-from mgpu.ports import ConsumerController, GpuProbe, Located, Measurement, Whereabouts
+from mgpu.ports import (
+    ConsumerController,
+    GpuProbe,
+    Located,
+    Measurement,
+    Placement,
+    Whereabouts,
+)
 from mgpu.simulation.recorder import TraceRecorder
 from mgpu.store.fence import SqliteFenceStore, database_path
 from mgpu.store.measurements import MeasurementStore
@@ -109,7 +116,10 @@ async def running(
         def died(consumer: str) -> None:
             broker.probe_soon(consumer)
 
-        probe, controllers, believe = _world(config, control, systemctl, died)
+        def places(name: str) -> Sequence[Placement]:
+            return broker.places(name)
+
+        probe, controllers, believe = _world(config, control, systemctl, died, places)
         stack.push_async_callback(probe.close)
         stack.push_async_callback(_close_controllers, controllers.values())
         registry = CollectorRegistry()
@@ -291,11 +301,17 @@ def _world(
     session: aiohttp.ClientSession,
     systemctl: Sequence[str],
     died: Callable[[str], None],
+    places: Callable[[str], Sequence[Placement]],
 ) -> tuple[GpuProbe, dict[str, ConsumerController], Callable[[Observed], None]]:
     """The GPUs, the consumers, and what keeps the simulated GPU informed of them."""
     controllers = {
         name: make_controller(
-            name, consumer, session, systemctl=systemctl, died=partial(died, name)
+            name,
+            consumer,
+            session,
+            systemctl=systemctl,
+            died=partial(died, name),
+            places=partial(places, name),
         )
         for name, consumer in config.consumers.items()
     }

@@ -26,7 +26,8 @@ class ProbeReport:
     ``reachable`` False: nothing listens at its address, or its unit is not running.
     ``resident`` None: it has no way to tell. ``alive``: whoever starts and stops it (its unit, its
     container, the broker) says that it runs, whether or not anything listens. ``busy``: it says
-    that it computes.
+    that it computes. ``gpus``: where it lives, when it can tell that. ``asked`` False: there was
+    nobody to ask yet, and the report says nothing.
     """
 
     reachable: bool
@@ -35,6 +36,8 @@ class ProbeReport:
     detail: str = ""
     alive: bool = False
     busy: bool = False
+    gpus: tuple[int, ...] | None = None
+    asked: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class EffectRunner:
         *,
         clients: Clients,
         controllers: Mapping[str, ConsumerController],
-        uuid_of: Callable[[int], str],
+        placement_of: Callable[[tuple[int, ...]], Placement],
         clock: Clock,
         tasks: Tasks,
         post: Callable[[Event], None],
@@ -72,7 +72,7 @@ class EffectRunner:
     ) -> None:
         self._clients = clients
         self._controllers = controllers
-        self._uuid_of = uuid_of
+        self._placement_of = placement_of
         self._clock = clock
         self._tasks = tasks
         self._post = post
@@ -114,10 +114,9 @@ class EffectRunner:
         self._timers.clear()
 
     async def _load(self, effect: StartLoad) -> None:
-        placement = Placement(effect.gpus, tuple(self._uuid_of(i) for i in effect.gpus))
         error: str | None = BROKE
         try:
-            await self._controllers[effect.consumer].load(placement)
+            await self._controllers[effect.consumer].load(self._placement_of(effect.gpus))
             error = None
         except LoadFailed as failure:
             error = failure.detail

@@ -9,6 +9,9 @@ from collections.abc import Callable, Mapping
 from mgpu.core.events import ConsumerProbed, Event
 from mgpu.ports import Clock, ConsumerController
 
+NOT_YET_S = 0.1
+"""Until somebody is asked again whom nobody could ask."""
+
 INTERVAL_S = 5.0
 """With a probe's own deadline of 2 s, a dead consumer shows within 10 s."""
 
@@ -42,19 +45,21 @@ class Prober:
             wanted.clear()
             attempt, asked_at = self._attempt_of(consumer), self._clock.now()
             report = await self._controllers[consumer].probe()
-            self._post(
-                ConsumerProbed(
-                    self._clock.now(),
-                    consumer,
-                    attempt,
-                    report.reachable,
-                    report.healthy,
-                    report.resident,
-                    report.alive,
-                    report.busy,
-                    asked_at,
+            if report.asked:
+                self._post(
+                    ConsumerProbed(
+                        self._clock.now(),
+                        consumer,
+                        attempt,
+                        report.reachable,
+                        report.healthy,
+                        report.resident,
+                        report.alive,
+                        report.busy,
+                        asked_at,
+                        report.gpus,
+                    )
                 )
-            )
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self._interval_s):
+                async with asyncio.timeout(self._interval_s if report.asked else NOT_YET_S):
                     await wanted.wait()

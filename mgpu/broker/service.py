@@ -23,7 +23,7 @@ from mgpu.broker.loop import Loop
 from mgpu.broker.probing import Prober
 from mgpu.broker.sampling import Sampler
 from mgpu.broker.tasks import Tasks
-from mgpu.core import views
+from mgpu.core import placement, views
 from mgpu.core.effects import Abort, Answer, Finish, Grant, Phases
 from mgpu.core.events import (
     DrainRequested,
@@ -42,7 +42,7 @@ from mgpu.core.model import ConsumerState, Outcome, Policy, Refusal
 from mgpu.core.scheduler import Scheduler
 from mgpu.core.views import Snapshot
 from mgpu.errors import BY_CODE, ClientLeft, MgpuError
-from mgpu.ports import Clock, ConsumerController, GpuProbe
+from mgpu.ports import Clock, ConsumerController, GpuProbe, Placement
 
 log = structlog.get_logger(__name__)
 
@@ -101,7 +101,7 @@ class Broker:
         self._effects = EffectRunner(
             clients=self,
             controllers=controllers,
-            uuid_of=lambda index: self._scheduler.state.gpus[index].uuid,
+            placement_of=self._placement,
             clock=clock,
             tasks=self._tasks,
             post=self._post,
@@ -229,6 +229,17 @@ class Broker:
         """Ask a consumer how it is now: it is known to have changed."""
         self._prober.probe_soon(consumer)
 
+    def places(self, consumer: str) -> list[Placement]:
+        """Where a consumer may live, first where it is taken to live; empty before GPUs were read.
+
+        Unknown consumers have no place.
+        """
+        state = self._scheduler.state
+        if (known := state.consumers.get(consumer)) is None:
+            return []
+        choices = dict.fromkeys([known.gpus, *placement.choices(state, known)])
+        return [self._placement(gpus) for gpus in choices if gpus and set(gpus) <= set(state.gpus)]
+
     def snapshot(self) -> Snapshot:
         """Everything as it is now."""
         return views.take(self._scheduler.state, self._clock.now())
@@ -311,6 +322,9 @@ class Broker:
             self._loop.post(JobLeft(self._clock.now(), job))
         else:
             self._loop.post(JobEnded(self._clock.now(), job, lease.token, outcome))
+
+    def _placement(self, gpus: tuple[int, ...]) -> Placement:
+        return Placement(gpus, tuple(self._scheduler.state.gpus[index].uuid for index in gpus))
 
     def _attempt_of(self, consumer: str) -> int:
         return self._scheduler.state.consumers[consumer].attempt

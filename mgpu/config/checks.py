@@ -14,7 +14,7 @@ from typing import Any
 
 from yarl import URL
 
-from mgpu.config import completions, keys, listen, patterns
+from mgpu.config import completions, gpu_placeholders, keys, listen, patterns
 from mgpu.config.model import Config, ConsumerConfig
 from mgpu.config.problems import Finding, KeyPath, did_you_mean
 
@@ -152,6 +152,8 @@ def _consumer(config: Config, name: str, consumer: ConsumerConfig) -> Iterator[F
     for index, request in enumerate(requests):
         yield from _request((*path, "completion", "requests", index), request)
     yield from completions.check(path, consumer)
+    for where, message in gpu_placeholders.slips(consumer):
+        yield Finding((*path, *where), message)
 
 
 def _unmanaged(config: Config, path: KeyPath, gpus: Sequence[int]) -> Iterator[Finding]:
@@ -164,8 +166,10 @@ def _unmanaged(config: Config, path: KeyPath, gpus: Sequence[int]) -> Iterator[F
 
 
 def _unit(path: KeyPath, unit: str) -> Iterator[Finding]:
-    if not _UNIT_NAME.fullmatch(unit):
-        yield Finding(path, f"{unit!r} is not the name of a systemd unit")
+    filled = gpu_placeholders.fill_unit(unit, gpu_placeholders.SOMEWHERE)
+    if not _UNIT_NAME.fullmatch(filled):
+        if not any(gpu_placeholders.unknown(unit)):
+            yield Finding(path, f"{unit!r} is not the name of a systemd unit")
     elif unit.endswith("@") or "@." in unit:
         yield Finding(path, f"{unit} is a template: name an instance, such as a@b.service")
 
@@ -176,7 +180,7 @@ def _supervised(path: KeyPath, consumer: ConsumerConfig) -> Iterator[Finding]:
     given = [way for way in ways if getattr(consumer, way) is not None]
     for way in given[1:]:
         yield Finding((*path, way), f"cannot stand next to {given[0]}: only one may start it")
-    if consumer.container is not None and not _CONTAINER.fullmatch(consumer.container):
+    if consumer.container is not None and not _is_container(consumer.container):
         yield Finding(
             (*path, "container"), f"{consumer.container!r} is not the name or id of a container"
         )
@@ -192,6 +196,12 @@ def _supervised(path: KeyPath, consumer: ConsumerConfig) -> Iterator[Finding]:
             yield Finding((*path, key), f"is only for a consumer with {way}", ((*path, way),))
     if consumer.command is not None:
         yield from _program(path, consumer)
+
+
+def _is_container(name: str) -> bool:
+    """Whether it is a container's name or id, or would be if its placeholders were right."""
+    filled = gpu_placeholders.fill_text(name, gpu_placeholders.SOMEWHERE)
+    return bool(_CONTAINER.fullmatch(filled)) or any(gpu_placeholders.unknown(name))
 
 
 def _program(path: KeyPath, consumer: ConsumerConfig) -> Iterator[Finding]:

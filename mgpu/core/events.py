@@ -118,7 +118,8 @@ class ConsumerProbed:
 
     ``reachable`` False: nothing listens there. ``resident`` None: it does not tell. ``alive``: it
     runs all the same, says whoever starts and stops it. ``busy``: it
-    computes, for whomever, as of some time after ``asked_at``.
+    computes, for whomever, as of some time after ``asked_at``. ``gpus`` None: it does not tell
+    where it lives.
     """
 
     at: float
@@ -130,6 +131,7 @@ class ConsumerProbed:
     alive: bool = False
     busy: bool = False
     asked_at: float = -math.inf
+    gpus: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,10 @@
 """What the world reports without being asked to change: consumers about themselves, and the GPUs.
 
-A consumer's own word on whether it is resident rules, except while a load or an unload of it is
-under way, and except when the question was put before the last of these (its attempt is old). An
-idle consumer that nothing listens for has no process and so no memory, unless whoever starts and
-stops it knows better: then it is broken, holds all it had, and is stopped to be loaded afresh.
+A consumer's own word on whether it is resident, and where, rules, except while a load or an unload
+of it is under way, and except when the question was put before the last of these (its attempt is
+old). An idle consumer that nothing listens for has no process and so no memory, unless whoever
+starts and stops it knows better: then it is broken, holds all it had, and is stopped to be loaded
+afresh.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def consumer_probed(step: Step, event: ConsumerProbed) -> None:
         return
     broken = event.alive and not event.reachable
     consumer.deaf_probes = consumer.deaf_probes + 1 if broken else 0
+    _found(step.state, consumer, event)
     gone = not event.reachable or event.resident is False
     match consumer.state:
         case S.UNKNOWN if gone:
@@ -130,6 +132,14 @@ def _computes_for_others(consumer: Consumer, event: ConsumerProbed) -> bool:
 def _about_to_load(consumer: Consumer, event: ConsumerProbed) -> bool:
     """Whether it is no wonder that it is not resident: the job that loads it still waits."""
     return event.reachable and not consumer.policy.can_load and bool(consumer.waiting)
+
+
+def _found(state: State, consumer: Consumer, event: ConsumerProbed) -> None:
+    """Believe a consumer about where it lives, unless something is under way there."""
+    idle = not consumer.running and consumer.unload is None and consumer.name not in state.swaps
+    gpus = event.gpus or ()
+    if gpus and idle and all(index in state.gpus for index in gpus):
+        consumer.gpus = gpus
 
 
 def _vanished(consumer: Consumer) -> None:

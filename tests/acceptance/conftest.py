@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, TypeVar
@@ -31,10 +31,20 @@ class Machine:
         self._extra: dict[str, dict[str, Any]] = {}
 
     async def consumer(
-        self, name: str, footprint_mib: int, *, config: dict[str, Any] | None = None, **how: Any
+        self,
+        name: str,
+        footprint_mib: int,
+        *,
+        gpus: Sequence[int] = (0,),
+        config: dict[str, Any] | None = None,
+        **how: Any,
     ) -> StandinConsumer:
-        """Start a service; ``config`` is added to its section, ``how`` is how it behaves."""
-        return await self.service(StandinConsumer, name, footprint_mib, config=config, **how)
+        """Start a service; ``config`` is added to its section, ``how`` is how it behaves.
+
+        It holds its memory on these GPUs, or on those that its load request names.
+        """
+        kind = StandinConsumer
+        return await self.service(kind, name, footprint_mib, gpus=gpus, config=config, **how)
 
     async def service(
         self,
@@ -42,11 +52,12 @@ class Machine:
         name: str,
         footprint_mib: int,
         *,
+        gpus: Sequence[int] = (0,),
         config: dict[str, Any] | None = None,
         **how: Any,
     ) -> Service:
         """The same for a service that has more than the usual one."""
-        held = self.nvml.held_directory()
+        held = [self.nvml.held_directory(gpu) for gpu in gpus]
         consumer = kind(name, footprint_mib, held, self.referee, **how)
         await consumer.start()
         self._stack.push_async_callback(consumer.close)
@@ -89,3 +100,9 @@ async def job(
 async def machine(tmp_path: Path, nvml_library: Path) -> AsyncIterator[Machine]:
     async with AsyncExitStack() as stack:
         yield Machine(tmp_path, NvmlStandin(tmp_path / "nvml", nvml_library), stack)
+
+
+@pytest.fixture
+async def two_gpus(tmp_path: Path, nvml_library: Path) -> AsyncIterator[Machine]:
+    async with AsyncExitStack() as stack:
+        yield Machine(tmp_path, NvmlStandin(tmp_path / "nvml", nvml_library, gpus=2), stack)

@@ -227,8 +227,8 @@ TAKES_A_MODEL = """\
     consumer:
       load: {path: "/load/{model}?m={model}", body: {name: "{model}", n: 1, deep: ["{model}"]}}
       resident: {path: /r, when: "name == '{model}'"}
-      unload: {path: /u, headers: {X-Model: "is {model}"}}
-      health: {path: "/{gpu_index}"}
+      unload: {path: "/u/{gpu_index}", headers: {X-Model: "is {model}"}}
+      health: {path: /h}
 """
 
 
@@ -253,8 +253,8 @@ def test_what_is_filled_in_later_is_left_alone(own: Own, loaded: Load) -> None:
     own(TAKES_A_MODEL)
     a = loaded(with_model("m")).consumers["a"]
 
-    assert a.health is not None
-    assert a.health.path == "/{gpu_index}"
+    assert a.unload is not None
+    assert a.unload.path == "/u/{gpu_index}"
 
 
 def test_what_needs_a_parameter_that_was_not_given_is_left_out(own: Own, loaded: Load) -> None:

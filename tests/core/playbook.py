@@ -269,12 +269,22 @@ class Playbook:
         busy: bool = False,
         asked_s_ago: float = 0.0,
         attempt: int | None = None,
+        gpus: tuple[int, ...] | None = None,
     ) -> list[str]:
         number = self[consumer].attempt if attempt is None else attempt
         asked_at = self.now - asked_s_ago
         return self.handle(
             ConsumerProbed(
-                self.now, consumer, number, reachable, healthy, resident, alive, busy, asked_at
+                self.now,
+                consumer,
+                number,
+                reachable,
+                healthy,
+                resident,
+                alive,
+                busy,
+                asked_at,
+                gpus,
             )
         )
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mgpu.core.effects import GpuHealthChanged
@@ -46,7 +48,7 @@ def test_an_idle_consumer_that_says_it_is_absent_is(word: dict[str, bool]) -> No
     assert play["a"].leftover_mib == 0
 
 
-BROKEN = {"reachable": False, "healthy": False, "alive": True}
+BROKEN: dict[str, Any] = {"reachable": False, "healthy": False, "alive": True}
 """What runs and does not listen."""
 
 
@@ -296,6 +298,33 @@ def test_one_that_was_initially_absent_can_be_found_resident() -> None:
     play = Playbook(absent("a"))
     play.probe("a", resident=True)
     assert play["a"].state is ConsumerState.RESIDENT
+
+
+class TestWhereItLives:
+    def test_is_where_the_consumer_says(self) -> None:
+        play = Playbook(unknown("a"), total_mib=(24576, 24576))
+        play.probe("a", resident=True, gpus=(1,))
+        assert play["a"].gpus == (1,)
+        play.arrive("1", "a")
+        assert play.state.gpus[1].holders.keys() == {"a"}
+
+    def test_stays_while_it_computes_is_loaded_or_leaves(self) -> None:
+        play = Playbook(resident("a"), absent("b", gpus=(0,)), total_mib=(24576, 24576))
+        play.arrive("1", "a")
+        play.probe("a", resident=True, gpus=(1,))
+        assert play["a"].gpus == (0,)
+        play.end("1")
+        play.unload_by_hand("a")
+        play.probe("a", resident=True, gpus=(1,))
+        assert play["a"].gpus == (0,)
+        play.arrive("2", "b")
+        play.probe("b", gpus=(1,))
+        assert play["b"].gpus == (0,)
+
+    def test_is_no_gpu_that_is_not_there(self) -> None:
+        play = Playbook(resident("a"))
+        play.probe("a", resident=True, gpus=(7,))
+        assert play["a"].gpus == (0,)
 
 
 # What is told about the GPUs

@@ -8,7 +8,7 @@ immediate unless a gate is closed.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,16 +21,21 @@ from mgpu.gpu.simulated import HeldMemory
 
 @dataclass
 class Referee:
-    """Watches that no two consumers compute at the same time."""
+    """Watches that no two consumers compute on one GPU at the same time."""
 
     computing: dict[str, int] = field(default_factory=dict)
     fouls: list[dict[str, int]] = field(default_factory=list)
     served: list[str] = field(default_factory=list)
+    where: dict[str, set[str]] = field(default_factory=dict)
+    most_at_once: int = 0
+    """Consumers that computed at the same time, on whichever GPUs."""
 
-    def enter(self, name: str) -> None:
+    def enter(self, name: str, gpus: set[str]) -> None:
         self.computing[name] = self.computing.get(name, 0) + 1
         self.served.append(name)
-        if len(self.computing) > 1:
+        self.where[name] = gpus
+        self.most_at_once = max(self.most_at_once, len(self.computing))
+        if any(gpus & self.where[other] for other in self.computing.keys() - {name}):
             self.fouls.append(dict(self.computing))
 
     def leave(self, name: str) -> None:
@@ -73,7 +78,7 @@ class StandinConsumer:
         self,
         name: str,
         footprint_mib: int,
-        held_directory: Path,
+        held_directories: Sequence[Path],
         referee: Referee,
         *,
         residual_mib: int = 0,
@@ -90,7 +95,10 @@ class StandinConsumer:
         self.lag_s = lag_s
         self.job_s = job_s
         self.lazy = lazy
-        self._memory = HeldMemory(held_directory)
+        self._places = list(held_directories)
+        self._memories = [HeldMemory(directory) for directory in self._places]
+        self.told: list[dict[str, Any]] = []
+        """The bodies of its load and unload requests."""
         self._referee = referee
         self.loaded = False
         self.busy = False
@@ -121,7 +129,13 @@ class StandinConsumer:
             self.loaded = True
 
     def hold(self, mib: int) -> None:
-        self._memory.hold(self.name, mib)
+        for memory in self._memories:
+            memory.hold(self.name, mib // len(self._memories))
+
+    @property
+    def gpus(self) -> set[str]:
+        """The GPUs that its memory is on, by index."""
+        return {place.name for place in self._places}
 
     @property
     def now(self) -> float:
@@ -180,7 +194,7 @@ class StandinConsumer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._runner is not None:
             await self._runner.cleanup()
-        self._memory.close()
+        self._close_memories()
 
     def _later(self, delay_s: float, mib: int) -> None:
         async def give_back() -> None:
@@ -200,15 +214,33 @@ class StandinConsumer:
             self.loaded = True
             self.loaded_at = self.now
 
-    async def _load(self, _request: web.Request) -> web.Response:
+    async def _hear(self, request: web.Request) -> None:
+        """Note where it is told to load, and hold memory there from now on."""
+        if not request.can_read_body:
+            return
+        told = await request.json()
+        self.told.append(told)
+        gpus = str(told["gpus"]).split(",")
+        self._close_memories()
+        self._places = [self._places[0].parent / gpu for gpu in gpus]
+        self._memories = [HeldMemory(place) for place in self._places]
+
+    def _close_memories(self) -> None:
+        for memory in self._memories:
+            memory.close()
+
+    async def _load(self, request: web.Request) -> web.Response:
         self.loads += 1
+        await self._hear(request)
         await self.load_gate.passes()
         if self.load_status == 200:
             await self._take_memory()
         return web.json_response({"loaded": self.loaded}, status=self.load_status)
 
-    async def _unload(self, _request: web.Request) -> web.Response:
+    async def _unload(self, request: web.Request) -> web.Response:
         self.unloads += 1
+        if request.can_read_body:
+            self.told.append(await request.json())
         await self.unload_gate.passes()
         if self.unload_status == 200:
             self.loaded = False
@@ -248,7 +280,7 @@ class StandinConsumer:
     async def computing(self) -> AsyncIterator[None]:
         self.jobs += 1
         self.job_began_at = self.now
-        self._referee.enter(self.name)
+        self._referee.enter(self.name, self.gpus)
         try:
             yield
         except asyncio.CancelledError:
