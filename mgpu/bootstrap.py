@@ -58,6 +58,7 @@ from mgpu.store.fence import SqliteFenceStore, database_path
 from mgpu.store.measurements import MeasurementStore
 from mgpu.telemetry import logs
 from mgpu.telemetry.facts import log_fact
+from mgpu.telemetry.feed import Feed
 from mgpu.telemetry.metrics import Metrics
 
 log = structlog.get_logger(__name__)
@@ -125,13 +126,23 @@ async def running(
         registry = CollectorRegistry()
         metrics = Metrics(registry, config.consumers)
 
-        watchers: list[Callable[[Observed], None]] = [believe, metrics.observe, log_fact]
+        feed = Feed()
+        watchers: list[Callable[[Observed], None]] = [
+            believe,
+            metrics.observe,
+            log_fact,
+            feed.observe,
+        ]
         if watch is not None:
             watchers.append(watch)
 
         def observe(fact: Observed) -> None:
             for watcher in watchers:
                 watcher(fact)
+
+        def observe_decision(seconds: float) -> None:
+            metrics.observe_decision(seconds)
+            feed.look(broker.revision)
 
         clock = MonotonicClock()
         rules = policy(config)
@@ -143,7 +154,7 @@ async def running(
             first_token=store.reserve(TOKENS_PER_RUN),
             sample_interval_s=config.gpu.sample_interval_s,
             observe=observe,
-            observe_decision=metrics.observe_decision,
+            observe_decision=observe_decision,
             learned_mib=_learned(measurements),
         )
         metrics.watch(broker.snapshot)
@@ -162,6 +173,7 @@ async def running(
                 session=session,
                 registry=registry,
                 api_keys=api_keys(config),
+                feed=feed,
             )
         )
         servers: list[HttpServer] = []
@@ -175,6 +187,7 @@ async def running(
                 key = f"consumers.{name}.listen"
                 ports[name] = await start_server(port, consumer.listen, key=key)
                 servers.append(ports[name])
+        stack.callback(feed.close)
         broker.start()
         _tune_garbage_collection()
         yield Running(broker, server, ports)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from mgpu.api import admin, health, jobs, openai, openapi, page
+from mgpu.api import admin, events, health, jobs, openai, openapi, page, queue
 from mgpu.api.body import expect_nothing_yet
 from mgpu.api.catalogue import keep_catalogue
 from mgpu.api.deps import DEPS, Deps
@@ -39,6 +39,10 @@ def make_app(deps: Deps) -> web.Application:
         ("GET", "/metrics", health.metrics),
         ("GET", "/openapi.json", openapi.openapi),
         ("GET", "/api/status", admin.status),
+        ("GET", "/api/events", events.events),
+        ("GET", "/api/jobs", queue.jobs),
+        ("GET", "/api/jobs/{job}", queue.job),
+        ("DELETE", "/api/jobs/{job}", queue.cancel),
         ("POST", "/api/consumers/{name}/load", admin.load),
         ("POST", "/api/consumers/{name}/unload", admin.unload),
         ("POST", "/api/consumers/{name}/pin", admin.pin),
@@ -56,6 +60,8 @@ def make_app(deps: Deps) -> web.Application:
             app.router.add_get(path, handler)
         elif method == "POST":
             app.router.add_post(path, handler)
+        elif method == "DELETE":
+            app.router.add_delete(path, handler)
         else:
             app.router.add_route(method, path, handler, expect_handler=expect_nothing_yet)
     return app

@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry
 
 from mgpu.config.model import Config
 from mgpu.core.effects import Phases
-from mgpu.core.views import Snapshot
+from mgpu.core.views import JobView, Snapshot
+from mgpu.telemetry.feed import Feed
 
 
 class Lease(Protocol):
@@ -82,6 +83,15 @@ class Broker(Protocol):
     def resume(self) -> None:
         """Go on after a pause."""
 
+    def cancel(self, job: str) -> None:
+        """Take a job out of the queue, or stop it."""
+
+    def jobs(self) -> tuple[JobView, ...]:
+        """Every job that runs, then those that wait, in the order in which they are served."""
+
+    def job(self, job: str) -> JobView:
+        """One job that has not ended; raise ``errors.UnknownJob``."""
+
     def snapshot(self) -> Snapshot:
         """Everything at this moment."""
 
@@ -110,6 +120,8 @@ class Deps:
     registry: CollectorRegistry
     api_keys: tuple[str, ...] = field(default=(), repr=False)
     limits: Limits = Limits()
+    feed: Feed = field(default_factory=Feed)
+    """Where what happens is told."""
 
 
 DEPS = web.AppKey("deps", Deps)

@@ -30,6 +30,8 @@ _PROBLEM = {
 }
 _NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string"}}
 _REST = {"name": "path", "in": "path", "required": True, "schema": {"type": "string"}}
+_JOB_ID = {"name": "job", "in": "path", "required": True, "schema": {"type": "string"}}
+_OF_JOB: dict[str, Any] = {"parameters": [_JOB_ID]}
 _JOB_PARAMETERS = [
     {
         "name": fields.PRIORITY,
@@ -83,6 +85,17 @@ def _get(summary: str, media_type: str, **more: Any) -> dict[str, Any]:
     return {"get": {"summary": summary, "responses": {"200": answer, "default": _PROBLEM}, **more}}
 
 
+def _delete(summary: str, *parameters: dict[str, Any]) -> dict[str, Any]:
+    answer = {"description": "Done: how it stood", "content": _JSON}
+    return {
+        "delete": {
+            "summary": summary,
+            "parameters": list(parameters),
+            "responses": {"200": answer, "default": _PROBLEM},
+        }
+    }
+
+
 def _post(summary: str, answer: str, *parameters: dict[str, Any]) -> dict[str, Any]:
     return {
         "post": {
@@ -125,6 +138,14 @@ _PATHS = {
     "/metrics": _get("Prometheus metrics", "text/plain"),
     "/openapi.json": _get("This document", "application/json"),
     "/api/status": _get("GPUs, consumers, queue and lock", "application/json"),
+    "/api/events": _get("Everything that happens, as Server-Sent Events", "text/event-stream"),
+    "/api/jobs": _get("Every job that runs or waits", "application/json"),
+    "/api/jobs/{job}": {
+        **_get(
+            "Where a job stands, and when it can expect to begin", "application/json", **_OF_JOB
+        ),
+        **_delete("Take a job out of the queue, or stop it", _JOB_ID),
+    },
     "/api/consumers/{name}/load": _action("Make a consumer resident"),
     "/api/consumers/{name}/unload": _action("Make a consumer absent"),
     "/api/consumers/{name}/pin": _action("Keep a consumer in VRAM, and load it"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -40,8 +40,8 @@ from mgpu.core.events import (
 )
 from mgpu.core.model import ConsumerState, Outcome, Policy, Refusal
 from mgpu.core.scheduler import Scheduler
-from mgpu.core.views import Snapshot
-from mgpu.errors import BY_CODE, ClientLeft, MgpuError
+from mgpu.core.views import JobView, Snapshot
+from mgpu.errors import BY_CODE, ClientLeft, MgpuError, UnknownJob
 from mgpu.ports import Clock, ConsumerController, GpuProbe, Placement
 
 log = structlog.get_logger(__name__)
@@ -239,6 +239,26 @@ class Broker:
             return []
         choices = dict.fromkeys([known.gpus, *placement.choices(state, known)])
         return [self._placement(gpus) for gpus in choices if gpus and set(gpus) <= set(state.gpus)]
+
+    def jobs(self) -> tuple[JobView, ...]:
+        """Every job that runs, then those that wait, in the order in which they are served."""
+        return views.jobs(self._scheduler.state, self._clock.now())
+
+    def job(self, job: str) -> JobView:
+        """One job that has not ended; raise ``UnknownJob``."""
+        view = views.job(self._scheduler.state, job, self._clock.now())
+        if view is None:
+            raise UnknownJob(f"There is no job {job!r}, or it has ended.")
+        return view
+
+    @property
+    def revision(self) -> Hashable:
+        """Another one whenever a job came, began or went, and when the broker was paused or drains.
+
+        Made in no time: it is asked for after every decision.
+        """
+        state = self._scheduler.state
+        return state.next_seq, state.waiting, len(state.jobs), state.paused, state.draining
 
     def snapshot(self) -> Snapshot:
         """Everything as it is now."""

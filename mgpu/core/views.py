@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mgpu.core import estimates, measuring, vram
+from mgpu.core.jobs import Job
 from mgpu.core.model import ConsumerState, GpuProcess
 from mgpu.core.state import Consumer, Gpu, State
 
@@ -76,6 +77,22 @@ class WaiterView:
 
 
 @dataclass(frozen=True, slots=True)
+class JobView:
+    """One job that has not ended: it runs (``ran_s``), or waits (``position``, from 1).
+
+    ``position`` and ``eta_s`` are None as well where the queue is too long to show.
+    """
+
+    job: str
+    consumer: str
+    priority: int
+    waited_s: float
+    position: int | None = None
+    eta_s: float | None = None
+    ran_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """Everything at one moment; consumers by name, in the order of the configuration."""
 
@@ -100,23 +117,60 @@ def take(state: State, at: float) -> Snapshot:
 
     Of a queue that is too long to show, those of the highest priority that came first are shown.
     """
-    waiting = [job for c in state.consumers.values() for job in c.waiting]
-    front = heapq.nsmallest(WAITERS_SHOWN, waiting, key=lambda job: (-job.priority, job.seq))
-    queue = estimates.in_order(state, front, at)
-    etas_s = estimates.etas_s(state, queue, at)
     return Snapshot(
         gpus=tuple(_gpu(state, gpu) for gpu in state.gpus.values()),
         consumers={name: _consumer(c, at) for name, c in state.consumers.items()},
-        queue=tuple(
-            WaiterView(job.id, job.consumer, position, at - job.arrived_at, eta_s)
-            for position, (job, eta_s) in enumerate(zip(queue, etas_s, strict=True), start=1)
-        ),
-        queued=len(waiting),
+        queue=_queue(state, at),
+        queued=state.waiting,
         draining=state.draining,
         evictions=state.evictions,
         loads=state.loads,
         paused=state.paused,
         warnings=tuple(_warning(c) for c in state.consumers.values() if measuring.wrong(c)),
+    )
+
+
+def jobs(state: State, at: float) -> tuple[JobView, ...]:
+    """Every job that runs, the oldest first, then the front of the queue."""
+    running = [job for job in state.jobs.values() if job.token]
+    waiting = [
+        JobView(
+            waiter.job,
+            waiter.consumer,
+            state.jobs[waiter.job].priority,
+            waiter.waited_s,
+            waiter.position,
+            waiter.eta_s,
+        )
+        for waiter in _queue(state, at)
+    ]
+    return (*(_running(job, at) for job in running), *waiting)
+
+
+def job(state: State, name: str, at: float) -> JobView | None:
+    """One job that has not ended; None when there is no such job."""
+    known = state.jobs.get(name)
+    if known is None:
+        return None
+    if known.token:
+        return _running(known, at)
+    behind = JobView(name, known.consumer, known.priority, at - known.arrived_at)
+    return next((view for view in jobs(state, at) if view.job == name), behind)
+
+
+def _running(job: Job, at: float) -> JobView:
+    waited_s = job.granted_at - job.arrived_at
+    return JobView(job.id, job.consumer, job.priority, waited_s, ran_s=at - job.granted_at)
+
+
+def _queue(state: State, at: float) -> tuple[WaiterView, ...]:
+    waiting = [job for c in state.consumers.values() for job in c.waiting]
+    front = heapq.nsmallest(WAITERS_SHOWN, waiting, key=lambda job: (-job.priority, job.seq))
+    queue = estimates.in_order(state, front, at)
+    etas_s = estimates.etas_s(state, queue, at)
+    return tuple(
+        WaiterView(job.id, job.consumer, position, at - job.arrived_at, eta_s)
+        for position, (job, eta_s) in enumerate(zip(queue, etas_s, strict=True), start=1)
     )
 
 

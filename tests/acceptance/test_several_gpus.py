@@ -106,7 +106,7 @@ async def test_one_that_spans_both_gets_its_turn_beside_a_crowd_on_each(
         statuses = await crowds
 
     assert spanning == [200] * 3
-    assert statuses == [[200] * 60] * 2
+    assert [set(part) for part in statuses] == [{200}, {200}]
     # 60 jobs of 0.05 s on each GPU would take 3 s; who spans both did not have to sit them out.
     last = max(index for index, name in enumerate(served) if name == "both")
     assert last < len(served) - 10

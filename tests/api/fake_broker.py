@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from mgpu import errors
 from mgpu.core.effects import Phases
 from mgpu.core.model import ConsumerState
-from mgpu.core.views import ConsumerView, GpuView, Snapshot, WaiterView
+from mgpu.core.views import ConsumerView, GpuView, JobView, Snapshot, WaiterView
 
 DEADLINE_S = 5.0
 PHASES = Phases(queue_s=0.25, evict_s=0.5, load_s=1.0)
@@ -117,6 +117,23 @@ class FakeBroker:
     def resume(self) -> None:
         self.actions.append("resume")
         self.paused = False
+
+    def cancel(self, job: str) -> None:
+        self.actions.append(f"cancel {job}")
+
+    def jobs(self) -> tuple[JobView, ...]:
+        running = [JobView(j, self.asked[j].consumer, 0, 0.5, ran_s=2.5) for j in self.running]
+        waiting = [
+            JobView(j, self.asked[j].consumer, 0, 1.5, position, self.eta_s)
+            for position, j in enumerate(self.waiting, 1)
+        ]
+        return (*running, *waiting)
+
+    def job(self, job: str) -> JobView:
+        for view in self.jobs():
+            if view.job == job:
+                return view
+        raise errors.UnknownJob
 
     def snapshot(self) -> Snapshot:
         gpu = GpuView(

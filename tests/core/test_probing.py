@@ -38,7 +38,7 @@ def test_jobs_wait_for_the_first_answer() -> None:
 
 
 @pytest.mark.parametrize("word", [{"reachable": False}, {"resident": False}])
-def test_an_idle_consumer_that_says_it_is_absent_is(word: dict[str, bool]) -> None:
+def test_an_idle_consumer_that_says_it_is_absent_is(word: dict[str, Any]) -> None:
     play = Playbook(resident("a"))
     play["a"].measured_mib = 9000
     play["a"].leftover_mib = 100
@@ -195,7 +195,7 @@ def test_an_absent_one_that_does_not_tell_stays_absent() -> None:
         ({"reachable": False, "alive": True}, "quarantined"),
     ],
 )
-def test_a_quarantine_ends_when_its_consumer_is_gone(word: dict[str, bool], state: str) -> None:
+def test_a_quarantine_ends_when_its_consumer_is_gone(word: dict[str, Any], state: str) -> None:
     play = Playbook(resident("a"))
     play.unload_by_hand("a")
     play.unload_fails("a")

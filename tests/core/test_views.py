@@ -4,7 +4,7 @@ import pytest
 
 from mgpu.core import views
 from mgpu.core.model import ConsumerState
-from mgpu.core.views import ConsumerView, GpuView, WaiterView
+from mgpu.core.views import ConsumerView, GpuView, JobView, WaiterView
 from tests.core.playbook import Playbook, absent, resident
 
 
@@ -93,3 +93,16 @@ def test_counters_and_shutdown_are_shown() -> None:
     play.drain()
     snapshot = play.snapshot()
     assert (snapshot.evictions, snapshot.loads, snapshot.draining) == (1, 1, True)
+
+
+def test_a_picture_of_each_job_that_has_not_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(views, "WAITERS_SHOWN", 1)
+    play = Playbook(resident("a"))
+    for number in range(3):
+        play.arrive(str(number), "a", priority=7)
+        play.after(1.0)
+    running = JobView("0", "a", 7, 0.0, ran_s=3.0)
+    first = JobView("1", "a", 7, 2.0, position=1)
+    assert views.jobs(play.state, play.now) == (running, first)
+    assert [views.job(play.state, name, play.now) for name in "013"] == [running, first, None]
+    assert views.job(play.state, "2", play.now) == JobView("2", "a", 7, 1.0)
