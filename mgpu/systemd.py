@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Mapping
 
 from mgpu.errors import ConfigError
 
 READY = "READY=1"
+RELOADING = "RELOADING=1"
 STOPPING = "STOPPING=1"
 WATCHDOG = "WATCHDOG=1"
 
@@ -27,8 +29,13 @@ def status(text: str) -> str:
     return "STATUS=" + " ".join(text.split())
 
 
+def reloading() -> tuple[str, str]:
+    """What to send before a reload, as arguments of ``notify``; ``READY`` is sent after it."""
+    return RELOADING, f"MONOTONIC_USEC={time.monotonic_ns() // 1000}"
+
+
 def notify(*assignments: str, environ: Mapping[str, str] = os.environ) -> bool:
-    """Send ``READY``, ``STOPPING``, ``WATCHDOG`` or a ``status`` to the service manager.
+    """Send ``READY``, ``STOPPING``, ``WATCHDOG``, a ``status`` or ``reloading`` to systemd.
 
     True when it was delivered; False when nobody asked for it or nobody took it. Raises
     ``ConfigError`` when $NOTIFY_SOCKET is neither a path nor the name of an abstract socket.

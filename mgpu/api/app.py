@@ -10,7 +10,7 @@ from aiohttp import web
 
 from mgpu.api import admin, events, health, jobs, openai, openapi, page, queue
 from mgpu.api.body import expect_nothing_yet
-from mgpu.api.catalogue import keep_catalogue
+from mgpu.api.catalogue import CATALOGUE, keep_catalogue
 from mgpu.api.deps import DEPS, Deps
 from mgpu.api.forward import DISK, OWN_PORT
 from mgpu.api.guard import finish_headers, make_guard
@@ -18,6 +18,17 @@ from mgpu.api.keeper import KEEPERS, Keepers, end_keepers
 from mgpu.api.problems import problems_middleware
 from mgpu.api.routes import ROUTES, Routes
 from mgpu.api.spool import DiskBudget
+from mgpu.config.model import Config
+
+
+def reconfigure(app: web.Application, config: Config) -> None:
+    """Route by this configuration from the next request on; those under way go on as they began.
+
+    The consumers' own ports share the routes with ``app``.
+    """
+    app[ROUTES].configure(config)
+    app[CATALOGUE].configure(config)
+    app[DEPS].config = config
 
 
 def make_app(deps: Deps) -> web.Application:
@@ -75,7 +86,8 @@ def make_port_app(main: web.Application, consumer: str) -> web.Application:
     app[DISK] = main[DISK]
     app[KEEPERS] = Keepers()
     app.on_cleanup.append(end_keepers)
-    app[OWN_PORT] = main[ROUTES].upstream(consumer)
+    app[ROUTES] = main[ROUTES]
+    app[OWN_PORT] = consumer
     app.on_response_prepare.append(finish_headers)
     app.router.add_route("*", "/{path:.*}", jobs.own_port, expect_handler=expect_nothing_yet)
     return app

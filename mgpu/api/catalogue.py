@@ -22,6 +22,7 @@ from aiohttp import web
 
 from mgpu.api.deps import DEPS, Deps
 from mgpu.api.routes import did_you_mean
+from mgpu.config.model import Config, ConsumerConfig
 from mgpu.consumers.models import served_models
 from mgpu.errors import UnknownModel
 
@@ -47,11 +48,21 @@ class Catalogue:
     def __init__(self, deps: Deps) -> None:
         self.began_at = int(time.time())
         self._deps = deps
-        self._configured = deps.config.models
         self._told: dict[str, tuple[str, ...]] = {}
         self._asked_at: dict[str, float] = {}
         self._asking = asyncio.Lock()
-        self._telling = {n: c for n, c in deps.config.consumers.items() if c.models is not None}
+        self._telling: dict[str, ConsumerConfig] = {}
+        self.configure(deps.config)
+
+    def configure(self, config: Config) -> None:
+        """Serve the models of this configuration; what consumers told by another way is dropped."""
+        self._configured = config.models
+        telling = {n: c for n, c in config.consumers.items() if c.models is not None}
+        for name, before in self._telling.items():
+            if name not in telling or telling[name].models != before.models:
+                self._told.pop(name, None)
+                self._asked_at.pop(name, None)
+        self._telling = telling
 
     def models(self) -> list[Model]:
         """All that a request may name: the configured ones, then by consumer."""
@@ -103,19 +114,24 @@ class Catalogue:
             due = [
                 name
                 for name in self._telling
-                if views[name].healthy and now - self._asked_at.get(name, -1e9) >= older_than_s
+                if name in views
+                and views[name].healthy
+                and now - self._asked_at.get(name, -1e9) >= older_than_s
             ]
             self._asked_at.update(dict.fromkeys(due, now))
-            await asyncio.gather(*map(self._ask, due))
+            await asyncio.gather(*(self._ask(name, self._telling[name]) for name in due))
 
     async def watch(self) -> None:
         """Keep up with the consumers for ever."""
-        while self._telling:
+        while True:
             await self.refresh(REFRESH_S)
             await asyncio.sleep(ROUND_S)
 
-    async def _ask(self, consumer: str) -> None:
-        names = await served_models(self._telling[consumer], self._deps.session)
+    async def _ask(self, consumer: str, asked: ConsumerConfig) -> None:
+        names = await served_models(asked, self._deps.session)
+        current = self._telling.get(consumer)
+        if current is None or current.models != asked.models:
+            return
         if names is None or names == self._told.get(consumer):
             return
         self._told[consumer] = names

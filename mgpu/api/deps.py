@@ -110,9 +110,12 @@ class Limits:
     """Disk that the bodies of all requests may use together."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)
 class Deps:
-    """Everything that ``make_app`` needs. The session comes from ``proxy.make_session``."""
+    """Everything that ``make_app`` needs. The session comes from ``proxy.make_session``.
+
+    Only ``config`` ever changes, by ``app.reconfigure``.
+    """
 
     broker: Broker
     config: Config

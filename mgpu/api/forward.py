@@ -40,8 +40,8 @@ _NEVER = "never"
 _MIB = 1 << 20
 _SERVER_ERROR = 500
 
-OWN_PORT = web.AppKey("own_port", Upstream)
-"""Set on the application of a consumer's own port."""
+OWN_PORT = web.AppKey("own_port", str)
+"""The consumer's name, on the application of its own port."""
 DISK = web.AppKey("disk", DiskBudget)
 
 log = structlog.get_logger(__name__)

@@ -23,7 +23,8 @@ async def consumer(request: web.Request) -> web.StreamResponse:
 
 async def own_port(request: web.Request) -> web.StreamResponse:
     """The same on the consumer's own port, where the whole path is its own."""
-    return await _pass_on(request, request.app[forward.OWN_PORT], 0)
+    upstream = request.app[ROUTES].upstream(request.app[forward.OWN_PORT])
+    return await _pass_on(request, upstream, 0)
 
 
 async def _pass_on(request: web.Request, upstream: Upstream, depth: int) -> web.StreamResponse:

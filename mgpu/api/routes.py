@@ -87,16 +87,21 @@ class Routes:
     """Every path of the configuration that leads to a consumer."""
 
     def __init__(self, config: Config) -> None:
-        self.upstreams = {name: Upstream(name, each) for name, each in config.consumers.items()}
-        self.job_paths = tuple(config.routes)
+        self.configure(config)
+
+    def configure(self, config: Config) -> None:
+        """Lead where this configuration says."""
+        upstreams = {name: Upstream(name, each) for name, each in config.consumers.items()}
         self._jobs = {
             _segments(path): _JobRoute(
-                upstream := self.upstreams[route.consumer],
+                upstream := upstreams[route.consumer],
                 URL.build(path=route.path).raw_path.rstrip("/"),
                 None if route.workflow is None else upstream.workflows[route.workflow],
             )
             for path, route in config.routes.items()
         }
+        self.upstreams = upstreams
+        self.job_paths = tuple(config.routes)
         self._deepest = max(map(len, self._jobs), default=0)
 
     def job(self, target: Target) -> tuple[Upstream, URL, Workflow | None] | None:

@@ -20,6 +20,7 @@ from mgpu.core.effects import (
     Effect,
     Fact,
     Finish,
+    Forget,
     Grant,
     Sample,
     SetTimer,
@@ -53,6 +54,9 @@ class Clients(Protocol):
     def answered(self, effect: Answer) -> None:
         """A person's request is carried out or refused."""
 
+    def forgotten(self, effect: Forget) -> None:
+        """A consumer is not there any more."""
+
 
 class EffectRunner:
     """Runs one effect after the other; never blocks, never raises for what the world does."""
@@ -81,7 +85,7 @@ class EffectRunner:
         self._observe = observe
         self._timers: dict[Timer, asyncio.TimerHandle] = {}
 
-    def run(self, effect: Effect) -> None:
+    def run(self, effect: Effect) -> None:  # noqa: C901 - one arm an effect
         """Do it, or see to it that it is done."""
         match effect:
             case StartLoad():
@@ -101,6 +105,8 @@ class EffectRunner:
                 self._set_timer(timer, at)
             case CancelTimer(timer):
                 self._cancel_timer(timer)
+            case Forget():
+                self._clients.forgotten(effect)
             case Sample(fast):
                 self._sampler.sample(fast=fast)
             case _:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 
 from mgpu.core.events import ConsumerProbed, Event
@@ -32,7 +33,7 @@ class Prober:
         self._clock = clock
         self._post = post
         self._interval_s = interval_s
-        self._wanted = {name: asyncio.Event() for name in controllers}
+        self._wanted: defaultdict[str, asyncio.Event] = defaultdict(asyncio.Event)
 
     def probe_soon(self, consumer: str) -> None:
         """Ask this one now: something about it does not look right."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Callable, Hashable, Mapping
+from collections.abc import AsyncIterator, Callable, Hashable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -24,7 +24,7 @@ from mgpu.broker.probing import Prober
 from mgpu.broker.sampling import Sampler
 from mgpu.broker.tasks import Tasks
 from mgpu.core import placement, views
-from mgpu.core.effects import Abort, Answer, Finish, Grant, Phases
+from mgpu.core.effects import Abort, Answer, Finish, Forget, Grant, Phases
 from mgpu.core.events import (
     DrainRequested,
     Event,
@@ -34,6 +34,7 @@ from mgpu.core.events import (
     JobLeft,
     PauseRequested,
     PinRequested,
+    PolicyChanged,
     RestartRequested,
     ResumeRequested,
     UnloadRequested,
@@ -78,7 +79,7 @@ class Broker:
         self,
         policy: Policy,
         *,
-        controllers: Mapping[str, ConsumerController],
+        controllers: MutableMapping[str, ConsumerController],
         probe: GpuProbe,
         clock: Clock,
         first_token: int,
@@ -88,6 +89,8 @@ class Broker:
         learned_mib: Mapping[str, tuple[int, int]] = MappingProxyType({}),
     ) -> None:
         self._scheduler = Scheduler(policy, first_token, learned_mib)
+        self._controllers = controllers
+        self._probers: dict[str, asyncio.Task[None]] = {}
         self._clock = clock
         self._tasks = Tasks()
         self._waiters: dict[str, _Waiter] = {}
@@ -114,8 +117,17 @@ class Broker:
     def start(self) -> None:
         """Begin to watch the GPUs and the consumers."""
         self._tasks.spawn("sample the GPUs", self._sampler.run())
-        for name in self._scheduler.state.consumers:
-            self._tasks.spawn(f"probe {name}", self._prober.run(name))
+        self._ask_everybody()
+
+    def reconfigure(self, policy: Policy, controllers: Mapping[str, ConsumerController]) -> None:
+        """Live by other rules from now on.
+
+        ``controllers`` are those of consumers that are new or controlled in another way than
+        before. Who is not in the rules any more is unloaded when idle, then forgotten.
+        """
+        self._controllers.update(controllers)
+        self._loop.post(PolicyChanged(self._clock.now(), policy))
+        self._ask_everybody()
 
     async def drain(self, timeout_s: float) -> bool:
         """Take nothing new, refuse who waits, and let running jobs end; False when time is up."""
@@ -305,6 +317,19 @@ class Broker:
         """Tell a person's request how it went; nobody may be listening any more."""
         if (future := self._requests.get(effect.request)) is not None:
             _settle(future, effect.refusal)
+
+    def forgotten(self, effect: Forget) -> None:
+        """Leave a consumer alone."""
+        if (prober := self._probers.pop(effect.consumer, None)) is not None:
+            prober.cancel()
+        if (controller := self._controllers.pop(effect.consumer, None)) is not None:
+            self._tasks.spawn(f"close {effect.consumer}", controller.close())
+
+    def _ask_everybody(self) -> None:
+        """Begin to watch the consumers that nobody watches yet."""
+        for name in self._scheduler.state.consumers:
+            if name not in self._probers:
+                self._probers[name] = self._tasks.spawn(f"probe {name}", self._prober.run(name))
 
     async def _answer_to(self, event: Callable[[str], Event]) -> None:
         """Post what a person wants under a name of its own, and wait for the answer."""

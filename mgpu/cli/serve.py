@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from mgpu import bootstrap
+from functools import partial
+
 from mgpu.cli.options import DEFAULT_CONFIG, ConfigFile
 from mgpu.config.load import load
+from mgpu.serving import serve as run
 
 
 def serve(*, config: ConfigFile = DEFAULT_CONFIG) -> None:
-    """Run the broker until it is told to stop."""
-    valid = load(config)
-    bootstrap.serve(valid)
+    """Run the broker until it is told to stop; SIGHUP reads the configuration again."""
+    run(partial(load, config))

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mgpu.config import environment, files, future, preset_merge
+from mgpu.config import environment, files, future, preset_merge, reload
 from mgpu.config.checks import check
 from mgpu.config.document import Document
 from mgpu.config.messages import sentences
@@ -58,16 +58,17 @@ class Loaded:
     filled: Mapping[str, Filled]
 
 
-def load(path: Path) -> Config:
+def load(path: Path, *, running: Config | None = None) -> Config:
     """Read and check the configuration; raise ``InvalidConfig`` with every problem."""
-    return read(path).config
+    return read(path, running=running).config
 
 
-def read(path: Path) -> Loaded:
+def read(path: Path, *, running: Config | None = None) -> Loaded:
     """Do what ``load`` does, and tell what came from presets.
 
     Paths in the file are relative to the file's own folder, those in the environment to the
-    current one.
+    current one. A change against the configuration that is ``running`` which takes a restart is a
+    problem too.
     """
     file = files.read(path)
     overlay = environment.read(file.data)
@@ -89,6 +90,10 @@ def read(path: Path) -> Loaded:
     for finding in check(config, names):
         if not report.has(finding.path) and not any(map(report.knows, finding.rests_on)):
             report.add(finding.path, finding.message)
+    if running is not None:
+        for key in reload.fixed_changes(running, config):
+            if not report.knows(key):
+                report.add(key, reload.TAKES_A_RESTART)
     report.raise_if_any()
     return Loaded(config, filled)
 

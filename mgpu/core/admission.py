@@ -174,6 +174,11 @@ def cut_off(step: Step, job: Job, refusal: Refusal) -> None:
     _finish(step, job, Outcome.CANCELLED if left else Outcome.FAILED, job.aborted)
 
 
+def gone(name: str) -> Refusal:
+    """Why nobody is served by a consumer that the configuration does not name any more."""
+    return Refusal("unknown-consumer", f"{name} was taken out of the configuration")
+
+
 def unlock(step: Step, consumer: Consumer) -> None:
     """Let others compute on a consumer's GPUs."""
     for index in consumer.gpus:
@@ -186,6 +191,8 @@ def _refusal(step: Step, consumer: Consumer) -> Refusal | None:
     state = step.state
     if state.draining:
         return Refusal("draining", "the broker is shutting down", RETRY_GPU_S)
+    if consumer.retired:
+        return gone(consumer.name)
     if state.paused:
         return Refusal("paused", "the broker is paused: mgpu resume ends it", RETRY_PAUSED_S)
     if consumer.state in {S.COOLDOWN, S.QUARANTINED}:

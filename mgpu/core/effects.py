@@ -105,6 +105,13 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Forget:
+    """A consumer is not to be dealt with any more: nothing is under way there."""
+
+    consumer: str
+
+
+@dataclass(frozen=True, slots=True)
 class StateChanged:
     """A consumer went from one state to another."""
 
@@ -225,5 +232,6 @@ Effect = (
     | SetTimer
     | CancelTimer
     | Sample
+    | Forget
     | Fact
 )

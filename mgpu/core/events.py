@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mgpu.core.model import GpuReading, Outcome
+from mgpu.core.model import GpuReading, Outcome, Policy
 
 
 class JobKind(StrEnum):
@@ -193,6 +193,14 @@ class ResumeRequested:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyChanged:
+    """Other rules hold from now on, for everything but what is under way."""
+
+    at: float
+    policy: Policy
+
+
+@dataclass(frozen=True, slots=True)
 class DrainRequested:
     """The broker shuts down: nothing new is taken, nobody waits any longer, running jobs go on."""
 
@@ -221,6 +229,7 @@ Event = (
     | PinRequested
     | PauseRequested
     | ResumeRequested
+    | PolicyChanged
     | DrainRequested
     | TimerFired
 )

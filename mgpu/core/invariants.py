@@ -50,9 +50,9 @@ def _check_consumer(state: State, consumer: Consumer) -> None:
         raise InvariantError(f"{name} computes while {where}")
     if (consumer.unload is not None) is not (where in {S.UNLOADING, S.QUARANTINED}):
         raise InvariantError(f"{name} is {where} with unload {consumer.unload}")
-    if len(consumer.running) > consumer.policy.concurrency:
+    if len(consumer.running) > max(consumer.policy.concurrency, consumer.kept_running):
         raise InvariantError(f"{name} runs too many jobs")
-    if len(consumer.waiting) > consumer.policy.max_queue:
+    if len(consumer.waiting) > max(consumer.policy.max_queue, consumer.kept_waiting):
         raise InvariantError(f"{name}'s queue is too long")
     if where is S.LOADING:
         swap = state.swaps.get(name)
@@ -68,7 +68,7 @@ def _check_jobs(state: State) -> None:
     everybody = sorted(waiting + [job.id for job in running])
     if everybody != sorted(state.jobs):
         raise InvariantError("a job is in two places or in none")
-    if not state.waiting == len(waiting) <= state.policy.max_queue:
+    if not state.waiting == len(waiting) <= max(state.policy.max_queue, state.kept_waiting):
         raise InvariantError(f"{state.waiting} wait")
     tokens = {job.token for job in running}
     if len(tokens) != len(running):

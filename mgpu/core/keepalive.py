@@ -32,13 +32,13 @@ def watch(step: Step) -> None:
     for consumer in step.state.consumers.values():
         allowed_s = limit_s(consumer)
         if allowed_s == math.inf or not _idle(step.state, consumer):
-            _stop_clock(step, consumer)
+            stop_clock(step, consumer)
             continue
         if consumer.idle_until is None:
             consumer.idle_until = step.at + allowed_s
             step.set_timer(TimerKind.IDLE, consumer.name, allowed_s)
         if step.is_due(consumer.idle_until):
-            _stop_clock(step, consumer)
+            stop_clock(step, consumer)
             unloading.begin(step, consumer, f"idle for {allowed_s:g} s")
 
 
@@ -54,7 +54,8 @@ def _idle(state: State, consumer: Consumer) -> bool:
     )
 
 
-def _stop_clock(step: Step, consumer: Consumer) -> None:
+def stop_clock(step: Step, consumer: Consumer) -> None:
+    """Forget when a consumer is to be unloaded; one that is idle still starts anew."""
     if consumer.idle_until is not None:
         consumer.idle_until = None
         step.cancel_timer(TimerKind.IDLE, consumer.name)

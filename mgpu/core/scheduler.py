@@ -5,14 +5,14 @@ events, waiting is an effect, and the same events give the same effects. One cal
 
 1. takes in what happened,
 2. looks whether memory that was given back shows,
-3. lets everybody leave while it is paused,
+3. lets everybody leave while it is paused, and those who were taken out of the configuration,
 4. takes every swap as far as it goes,
 5. asks for pinned consumers that are not there,
 6. serves the waiting, in the order of ``mgpu.core.ordering``,
 7. unloads who has been idle for long enough,
 8. notes whose memory cannot be told from another's any more,
 9. asks for the sampling pace that the state calls for,
-10. keeps what was measured, for estimates.
+10. keeps what was measured, for estimates, and forgets who was taken out and has gone.
 """
 
 from __future__ import annotations
@@ -32,12 +32,13 @@ from mgpu.core import (
     placement,
     preloading,
     probing,
+    reloading,
     restarting,
     swapping,
     unloading,
     vram,
 )
-from mgpu.core.effects import Answer, Effect, Sample
+from mgpu.core.effects import Answer, Effect, Finish, Phases, Sample
 from mgpu.core.events import (
     ConsumerProbed,
     DrainRequested,
@@ -50,6 +51,7 @@ from mgpu.core.events import (
     LoadEnded,
     PauseRequested,
     PinRequested,
+    PolicyChanged,
     RestartRequested,
     ResumeRequested,
     Timer,
@@ -60,7 +62,7 @@ from mgpu.core.events import (
 )
 from mgpu.core.jobs import Job
 from mgpu.core.model import ConsumerState as S
-from mgpu.core.model import Policy, Refusal
+from mgpu.core.model import Outcome, Policy, Refusal
 from mgpu.core.ordering import Turn
 from mgpu.core.state import Consumer, State
 from mgpu.core.step import Step
@@ -81,8 +83,7 @@ class Scheduler:
         were when the program last ran.
         """
         consumers = {
-            name: Consumer(p, S.RESIDENT if p.vram_managed else p.initially)
-            for name, p in policy.consumers.items()
+            name: Consumer(p, reloading.first_state(p)) for name, p in policy.consumers.items()
         }
         for name, (footprint_mib, residual_mib) in learned_mib.items():
             if policy.consumers[name].learns:
@@ -93,8 +94,12 @@ class Scheduler:
     def handle(self, event: Event) -> list[Effect]:
         """Take in one event and say what is to be done; ``event.at`` never runs backwards."""
         step = Step(event.at, self.state)
+        if _concerns_nobody(step.state, event):
+            _turn_away(step, event)
+            return step.effects
         _take_in(step, event)
         unloading.watch(step)
+        reloading.watch(step)
         pausing.watch(step)
         swapping.advance(step)
         preloading.watch(step)
@@ -105,7 +110,29 @@ class Scheduler:
         disturbance.note(self.state)
         _set_pace(step)
         estimates.learn(self.state, step.effects)
+        reloading.forget(step)
         return step.effects
+
+
+def _concerns_nobody(state: State, event: Event) -> bool:
+    """Whether an event is about a consumer that was forgotten meanwhile."""
+    if isinstance(event, TimerFired):
+        of_consumers = {TimerKind.SETTLE, TimerKind.COOLDOWN, TimerKind.QUARANTINE}
+        return event.timer.kind in of_consumers and event.timer.subject not in state.consumers
+    name = getattr(event, "consumer", None)
+    return name is not None and name not in state.consumers
+
+
+def _turn_away(step: Step, event: Event) -> None:
+    """Tell whoever wants a consumer that is not there any more."""
+    match event:
+        case JobArrived(_, job, name):
+            refusal = admission.gone(name)
+            step.emit(Finish(job, name, Outcome.REJECTED, refusal, Phases(), 0.0))
+        case UnloadRequested(_, request, name) | RestartRequested(_, request, name):
+            step.emit(Answer(request, admission.gone(name)))
+        case _:
+            pass
 
 
 def _take_in(step: Step, event: Event) -> None:  # noqa: C901, PLR0912 - one arm an event
@@ -141,6 +168,8 @@ def _take_in(step: Step, event: Event) -> None:  # noqa: C901, PLR0912 - one arm
             pausing.pause(step, request)
         case ResumeRequested():
             pausing.resume(step)
+        case PolicyChanged(_, policy):
+            reloading.change(step, policy)
         case DrainRequested():
             _drain(step)
         case TimerFired():

@@ -140,6 +140,12 @@ class Consumer:
     swap_times: SwapTimes | None = None
     averages: Averages = field(default_factory=Averages)
     pinned: bool = field(init=False)
+    retired: bool = False
+    """The configuration does not name it any more: it takes no jobs, and is to leave."""
+    kept_running: int = 0
+    """Jobs that ran when its limit was changed; they may be more than it allows."""
+    kept_waiting: int = 0
+    """Jobs that waited then."""
     idle_wish_s: float | None = None
     """How long its last finished job wants it kept when idle; None: as the policy says."""
     idle_until: float | None = None
@@ -239,6 +245,8 @@ class State:
     jobs: dict[str, Job] = field(default_factory=dict)
     """Every job that has not ended."""
     waiting: int = 0
+    kept_waiting: int = 0
+    """Jobs that waited when the limit was changed; they may be more than it allows."""
     next_seq: int = 0
     swaps: dict[str, Swap] = field(default_factory=dict)
     """Swaps under way, by target."""

@@ -20,14 +20,21 @@ class Beliefs:
 
     def __init__(self, gpu: SimulatedGpu, consumers: Mapping[str, ConsumerPolicy]) -> None:
         self._gpu = gpu
-        self._consumers = {n: p for n, p in consumers.items() if not p.vram_managed}
-        for name, policy in self._consumers.items():
-            if policy.initially is ConsumerState.RESIDENT:
+        self._consumers: dict[str, ConsumerPolicy] = {}
+        self.configure(consumers)
+
+    def configure(self, consumers: Mapping[str, ConsumerPolicy]) -> None:
+        """Believe of these consumers what their policies say, and of others what they said."""
+        before = self._consumers
+        ours = {n: p for n, p in consumers.items() if not p.vram_managed}
+        self._consumers = before | ours
+        for name, policy in ours.items():
+            if name not in before and policy.initially is ConsumerState.RESIDENT:
                 self._loaded(name)
 
-    def wrap(self, controllers: dict[str, ConsumerController]) -> dict[str, ConsumerController]:
-        """The same controllers, whose unloads show on the GPU as soon as they are accepted."""
-        return {name: _Believed(name, inner, self) for name, inner in controllers.items()}
+    def wrap(self, name: str, inner: ConsumerController) -> ConsumerController:
+        """The same controller, whose unloads show on the GPU as soon as they are accepted."""
+        return _Believed(name, inner, self)
 
     def observe(self, fact: Effect) -> None:
         """Follow the scheduler's own belief."""

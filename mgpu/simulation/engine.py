@@ -24,6 +24,7 @@ from mgpu.core.effects import (
     Finish,
     FootprintLearned,
     FootprintWrong,
+    Forget,
     GpuHealthChanged,
     Grant,
     LoadMeasured,
@@ -202,7 +203,7 @@ class _Machine:
                 self._load(effect)
             case StartUnload():
                 self._unload(effect)
-            case Abort() | Answer():
+            case Abort() | Answer() | Forget():
                 raise AssertionError(f"no client left and nobody asked for anything: {effect}")
             case (
                 LockReleased()

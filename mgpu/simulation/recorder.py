@@ -63,6 +63,7 @@ class TraceRecorder:
         self._most_bytes = most_bytes
         self._started_at = clock.now()
         self._bytes = 0
+        self._anew = False
         self._dropped = 0
         self._writer = _Writer(path)
 
@@ -71,7 +72,8 @@ class TraceRecorder:
         if not self._bytes:
             if not _begins(fact):
                 return
-            self._put(self._header())
+            self._put(self._header(), rotate=self._anew)
+            self._anew = False
         line = self._line(fact)
         if line is None:
             return
@@ -79,6 +81,12 @@ class TraceRecorder:
             self._bytes = 0
             self._put(self._header(), rotate=True)
         self._put(line)
+
+    def configure(self, policy: Policy) -> None:
+        """Go on in a new file, for a trace has one set of consumers; the old one is ``FILE.1``."""
+        self._policy = policy
+        self._anew = self._anew or bool(self._bytes)
+        self._bytes = 0
 
     def close(self) -> None:
         """Write what still waits, as far as the disk lets it be."""
@@ -92,6 +100,8 @@ class TraceRecorder:
             self._dropped += 1
 
     def _line(self, fact: Fact | Finish | Grant) -> str | None:
+        if getattr(fact, "consumer", None) not in self._policy.consumers:
+            return None
         match fact:
             case Finish(run_s=run_s) if run_s > 0:
                 return traces.job_line(self._arrival(fact))
@@ -126,7 +136,7 @@ class TraceRecorder:
             total_mib=[gpu.total_mib for gpu in now.gpus],
             cushion_mib=self._policy.cushion_mib,
             services=services,
-            resident=[name for name, view in now.consumers.items() if view.state in _PRESENT],
+            resident=[n for n in services if now.consumers[n].state in _PRESENT],
         )
 
 

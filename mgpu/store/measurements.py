@@ -33,7 +33,7 @@ _Row = tuple[str, str, str, int, int, float]
 class MeasurementStore:
     """The table in the file ``path``, which ``SqliteFenceStore`` has brought up to date.
 
-    ``fingerprints`` has one for every consumer that may be asked for or kept.
+    ``fingerprints`` has one for every consumer that may be asked for or kept; see ``configure``.
     """
 
     def __init__(self, path: Path, fingerprints: Mapping[str, str]) -> None:
@@ -42,6 +42,10 @@ class MeasurementStore:
         self._rows: queue.Queue[_Row | None] = queue.Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._run, name="keep measurements", daemon=True)
         self._thread.start()
+
+    def configure(self, fingerprints: Mapping[str, str]) -> None:
+        """Know these consumers from now on; what is measured of others is not kept."""
+        self._fingerprints = fingerprints
 
     def load(self) -> dict[str, Measurement]:
         """What is known of the consumers as they are now: of several GPUs the larger figures.
@@ -64,6 +68,8 @@ class MeasurementStore:
 
     def keep(self, consumer: str, gpu: str, measurement: Measurement) -> None:
         """Write down what was measured on the GPU of this UUID; returns at once."""
+        if consumer not in self._fingerprints:
+            return
         row = (
             consumer,
             gpu,

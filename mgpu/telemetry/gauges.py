@@ -51,11 +51,11 @@ class LockHolds:
 
 
 class SnapshotCollector(Collector):
-    """Makes the gauges out of ``snapshot()``, for the configured ``consumers`` only."""
+    """Makes the gauges out of ``snapshot()``, for the ``consumers()`` that are configured only."""
 
     def __init__(
         self,
-        consumers: Mapping[str, ConsumerConfig],
+        consumers: Callable[[], Mapping[str, ConsumerConfig]],
         snapshot: Callable[[], Snapshot],
         holds: LockHolds,
     ) -> None:
@@ -66,7 +66,7 @@ class SnapshotCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """One snapshot's gauges."""
         snapshot = self._snapshot()
-        views = [view for name in self._consumers if (view := snapshot.consumers.get(name))]
+        views = [view for name in self._consumers() if (view := snapshot.consumers.get(name))]
         yield from _consumer_gauges(views)
         yield self._footprints(views)
         yield from _gpu_gauges(snapshot.gpus)
@@ -81,7 +81,7 @@ class SnapshotCollector(Collector):
             "mgpu_consumer_footprint_bytes", "VRAM while resident.", "consumer", "source"
         )
         for view in views:
-            configured_mib = self._consumers[view.name].footprint_mib
+            configured_mib = self._consumers()[view.name].footprint_mib
             if configured_mib != "auto":
                 footprints.add_metric([view.name, "configured"], configured_mib * _BYTES_PER_MIB)
             if view.measured_mib is not None:

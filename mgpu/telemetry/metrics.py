@@ -74,6 +74,7 @@ class Metrics:
         self._holds = LockHolds(clock)
         self._make_job_metrics()
         self._make_residency_metrics()
+        self.configure(consumers)
         self._decision_seconds = self._histogram(
             "mgpu_scheduler_decision_seconds",
             "Time the scheduler took to handle one event.",
@@ -82,9 +83,14 @@ class Metrics:
         build = Gauge("mgpu_build_info", "The broker's version.", ["version"], registry=registry)
         build.labels(__version__).set(1)
 
+    def configure(self, consumers: Mapping[str, ConsumerConfig]) -> None:
+        """Count for these consumers; counters of others stay as they are."""
+        self._consumers = consumers
+        self._begin_series()
+
     def watch(self, snapshot: Callable[[], Snapshot]) -> None:
         """Add the gauges that are read off ``snapshot()`` at each scrape; to be called once."""
-        self._registry.register(SnapshotCollector(self._consumers, snapshot, self._holds))
+        self._registry.register(SnapshotCollector(lambda: self._consumers, snapshot, self._holds))
 
     def observe(self, fact: Fact | Finish | Grant) -> None:
         """Count what was decided or measured. A grant only starts the clock of a lock's hold."""
@@ -144,11 +150,6 @@ class Metrics:
         self._job_seconds = self._histogram(
             "mgpu_job_seconds", "Time a job held its lease.", "consumer"
         )
-        for consumer in self._consumers:
-            self._queue_wait_seconds.labels(consumer)
-            self._job_seconds.labels(consumer)
-            for outcome in Outcome:
-                self._jobs.labels(consumer, outcome.value)
 
     def _make_residency_metrics(self) -> None:
         self._loads = self._counter(
@@ -178,7 +179,13 @@ class Metrics:
             "Unloads whose memory did not show as free in time.",
             "consumer",
         )
+
+    def _begin_series(self) -> None:
         for consumer in self._consumers:
+            self._queue_wait_seconds.labels(consumer)
+            self._job_seconds.labels(consumer)
+            for end in Outcome:
+                self._jobs.labels(consumer, end.value)
             for seconds in (self._load_seconds, self._unload_seconds, self._swap_seconds):
                 seconds.labels(consumer)
             for outcome in (_DONE, _FAILED):

@@ -7,6 +7,9 @@ import pytest
 from aiohttp import web
 
 from mgpu.api import catalogue
+from mgpu.api.app import reconfigure
+from mgpu.api.deps import DEPS
+from mgpu.config.model import Config
 from tests.api.conftest import Site, Sites
 
 
@@ -163,3 +166,47 @@ async def test_the_configuration_wins_over_what_is_told(sites: Sites) -> None:
     assert await served_by(site, "both") == "two"
     async with site.client.get(site.url("/api/status")) as response:
         assert (await response.json())["problems"] == []
+
+
+def changed(site: Site, **sections: Any) -> Config:
+    """The configuration with other sections."""
+    document = site.app[DEPS].config.model_dump(mode="json") | sections
+    return Config.model_validate(document)
+
+
+async def test_another_configuration_has_other_models_from_the_next_request_on(
+    sites: Sites,
+) -> None:
+    chat, other = Teller("small"), Teller("new")
+    sections = {"chat": await chat.section(sites), "other": await other.section(sites)}
+    site = await sites.broker(
+        others={"chat": sections["chat"], "other": {"url": sections["other"]["url"]}}
+    )
+    await until_listed(site, "small")
+
+    reconfigure(site.app, changed(site, consumers=sections, models={"voice": "other"}, routes={}))
+    assert await served_by(site, "voice") == "other"
+    await until_listed(site, "voice", "small", "new")
+
+    without = {"other": sections["other"]}
+    reconfigure(site.app, changed(site, consumers=without, models={}, routes={}))
+    assert await listed(site) == ["new"]
+    assert "small" in await refused(site, "small")
+
+
+async def test_what_is_told_under_an_older_configuration_is_not_believed(sites: Sites) -> None:
+    told, asked = asyncio.Event(), asyncio.Event()
+
+    async def answer(_request: web.Request) -> web.StreamResponse:
+        asked.set()
+        await told.wait()
+        return web.json_response({"data": [{"id": "late"}]})
+
+    section = {"url": await sites.upstream(answer), "models": {}}
+    site = await sites.broker(others={"chat": section})
+    await asked.wait()
+
+    reconfigure(site.app, changed(site, consumers={"tts": {"url": section["url"]}}))
+    told.set()
+    assert "late" in await refused(site, "late")
+    assert await listed(site) == []

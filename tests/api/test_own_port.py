@@ -11,6 +11,8 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
+from mgpu.api.app import reconfigure
+from mgpu.api.deps import DEPS
 from tests.api.conftest import Site, Sites
 
 OWN = {"listen": "127.0.0.1:0"}
@@ -311,3 +313,14 @@ async def test_who_is_not_there_is_told_at_once(sites: Sites, unused_port: int) 
         document = json.loads(await response.text())
     assert document["detail"] == "tts cannot be reached: connection refused."
     assert not site.broker.asked
+
+
+async def test_it_follows_a_change_of_what_is_no_activity(sites: Sites) -> None:
+    site = await sites.broker(await sites.upstream(echo), consumer=OWN)
+    config = site.app[DEPS].config
+    tts = config.consumers["tts"].model_copy(update={"not_activity": ("GET /*",)})
+
+    reconfigure(site.app, config.model_copy(update={"consumers": {"tts": tts}}))
+    async with site.client.get(site.own_url("/queue")) as response:
+        assert response.status == 200
+    assert site.broker.outcomes == {}

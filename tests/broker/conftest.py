@@ -120,7 +120,7 @@ async def bench(**policy: object) -> AsyncIterator[Bench]:
     }
     broker = Broker(
         Policy(consumers=consumers),
-        controllers=controllers,
+        controllers=dict(controllers),
         probe=gpu,
         clock=MonotonicClock(),
         first_token=100,

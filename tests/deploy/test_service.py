@@ -24,9 +24,12 @@ DROP_IN = f"""
 [Service]
 ExecStart=
 ExecStart={COMMAND} serve -c /etc/mgpu/broker.yaml
+ExecReload=
+ExecReload={COMMAND} check -c /etc/mgpu/broker.yaml
+ExecReload=/bin/kill -HUP $MAINPID
 ProtectHome=tmpfs
 BindReadOnlyPaths={CHECKOUT} {sys.prefix} {sys.base_prefix}
-Environment=PYTHONDONTWRITEBYTECODE=1
+Environment=PYTHONDONTWRITEBYTECODE=1 PYTHONPATH={CHECKOUT}
 WatchdogSec={WATCHDOG_S}
 RestartSec=0.1
 LimitCORE=0
@@ -45,6 +48,7 @@ class Broker:
     def __init__(self, systemd: Systemd) -> None:
         self.systemd = systemd
         self.port = free_port()
+        self.dead = free_port()
         self.configure(self.port)
         for source in UNITS.glob("mgpu.*"):
             systemd.write_unit(source.name, source.read_text())
@@ -53,8 +57,8 @@ class Broker:
         systemd.write_unit("memory.target", "[Unit]\nAfter=mgpu.service\n")
         systemd.systemctl("start", "memory.target").check_returncode()
 
-    def configure(self, port: int) -> None:
-        text = CONFIG.format(port=port, dead=free_port())
+    def configure(self, port: int, *, more: str = "") -> None:
+        text = CONFIG.format(port=port, dead=self.dead) + more
         script = 'mkdir -p /etc/mgpu && printf %s "$1" >/etc/mgpu/broker.yaml'
         self.systemd.run("sh", "-c", script, "sh", text, check=True)
         self.systemd.run("chown", "-R", "root:mgpu", "/etc/mgpu", check=True)
@@ -68,6 +72,10 @@ class Broker:
 
     def log(self) -> str:
         return self.systemd.run("cat", LOG).stdout
+
+    def status(self) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/api/status", timeout=5) as sent:
+            return str(sent.read().decode())
 
     def healthy(self, port: int) -> bool:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
@@ -123,6 +131,28 @@ def test_a_config_that_is_wrong_fails_the_start_for_good(broker: Broker) -> None
     assert broker.show("ExecMainStatus") == "2"
     assert (broker.show("ActiveState"), broker.show("NRestarts")) == ("failed", "0")
     assert "did you mean server" in broker.log()
+
+
+def test_a_reload_reads_the_configuration_again_and_a_bad_one_changes_nothing(
+    broker: Broker,
+) -> None:
+    broker.start()
+    process = broker.show("MainPID")
+
+    broker.configure(broker.port, more="  stt: {url: 'http://127.0.0.1:1', vram_managed: true}\n")
+    broker.systemd.systemctl("reload", "mgpu.service").check_returncode()
+    wait_until(lambda: '"stt"' in broker.status(), READY_WITHIN_S)
+
+    broker.configure(broker.port, more="  stt: {urll: 'http://127.0.0.1:1'}\n")
+    assert broker.systemd.systemctl("reload", "mgpu.service").returncode != 0
+    assert "did you mean url" in broker.log()
+
+    broker.configure(free_port())
+    broker.systemd.systemctl("reload", "mgpu.service").check_returncode()
+    wait_until(lambda: "not reloaded" in broker.show("StatusText"), READY_WITHIN_S)
+    assert "server.listen: cannot change while the broker runs" in broker.show("StatusText")
+    assert '"stt"' in broker.status()
+    assert (broker.show("ActiveState"), broker.show("MainPID")) == ("active", process)
 
 
 def test_a_socket_of_systemd_wins_over_the_configured_address(broker: Broker) -> None:

@@ -7,7 +7,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,9 @@ class BrokerProcess:
         url: str,
         session: aiohttp.ClientSession,
         log_file: Path,
+        config_file: Path,
     ) -> None:
+        self.config_file = config_file
         self.process = process
         self.url = url
         self.session = session
@@ -63,6 +65,18 @@ class BrokerProcess:
                     await asyncio.sleep(POLL_S)
         except TimeoutError:
             raise AssertionError(f"never: {condition}\n{json.dumps(status, indent=1)}") from None
+
+    async def reload(self, change: Callable[[dict[str, Any]], None]) -> str:
+        """Change the file, send SIGHUP, and return what the log says of it."""
+        document = yaml.safe_load(self.config_file.read_text())
+        change(document)
+        self.config_file.write_text(yaml.safe_dump(document))
+        before = len(self.log)
+        self.process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(10):
+            while "reloaded" not in (said := self.log[before:]) or not said.endswith("\n"):  # noqa: ASYNC110  a file tells nobody
+                await asyncio.sleep(POLL_S)
+        return said
 
     async def stop(self, *, within_s: float = 15.0) -> int:
         """SIGTERM, and its exit status."""
@@ -104,7 +118,7 @@ async def serving(
         )
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(connector=connector) as session:
-        broker = BrokerProcess(process, f"http://127.0.0.1:{port}", session, log_file)
+        broker = BrokerProcess(process, f"http://127.0.0.1:{port}", session, log_file, path)
         try:
             await _until_answers(broker, "/readyz" if ready else "/healthz")
             yield broker
