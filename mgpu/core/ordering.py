@@ -38,7 +38,7 @@ class Turn:
 def turns(state: State, at: float) -> list[Turn]:
     """Every consumer with a waiting job, the one to be served first at the front."""
     strict = state.policy.order is Order.ARRIVAL
-    rank = _ranks(state, at)
+    rank = ranks(state, at)
     ranked: list[tuple[tuple[float, ...], Turn]] = []
     for consumer in state.consumers.values():
         if consumer.waiting:
@@ -57,7 +57,8 @@ def _claim(state: State, consumer: Consumer, job: Job, at: float, *, overdue: bo
     return Claim(job.priority, job.seq if strict else math.inf)
 
 
-def _ranks(state: State, at: float) -> Callable[[Consumer, Job], tuple[float, ...]]:
+def ranks(state: State, at: float) -> Callable[[Consumer, Job], tuple[float, ...]]:
+    """What the order sorts consumers by, given their first job, within a priority; least first."""
     match state.policy.order:
         case Order.ARRIVAL:
             return lambda _consumer, _job: ()

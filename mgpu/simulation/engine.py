@@ -9,7 +9,7 @@ broker does. Nothing fails here; for what happens then see the tests of ``mgpu.c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import assert_never
@@ -52,6 +52,7 @@ from mgpu.core.events import (
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.model import GpuReading, Outcome, Policy
 from mgpu.core.scheduler import Scheduler
+from mgpu.core.state import State
 from mgpu.core.vram import share_mib
 from mgpu.simulation.agenda import Agenda
 from mgpu.simulation.bus import Bus
@@ -88,26 +89,36 @@ class Conditions:
 IDEAL = Conditions()
 
 
-def replay(
+def replay(  # noqa: PLR0913 - what is replayed, and what is to be seen of it
     trace: Trace,
     policy: Policy,
     conditions: Conditions = IDEAL,
     *,
     check: bool = False,
     lanes: bool = False,
+    look: Callable[[State, float, str], None] | None = None,
 ) -> Result:
     """Run a trace under a policy that names the trace's services as its consumers.
 
     ``check``: check the core's invariants after every event. ``lanes``: write down who did what
-    when. Raises ``StuckError`` when the scheduler leaves jobs waiting for ever.
+    when. ``look`` is shown the state as each job has arrived, with the time and the job's number.
+    Raises ``StuckError`` when the scheduler leaves jobs waiting for ever.
     """
-    return _Machine(trace, policy, conditions, check=check, lanes=lanes).run()
+    return _Machine(trace, policy, conditions, check=check, lanes=lanes, look=look).run()
 
 
 class _Machine:
-    def __init__(
-        self, trace: Trace, policy: Policy, conditions: Conditions, *, check: bool, lanes: bool
+    def __init__(  # noqa: PLR0913 - as replay
+        self,
+        trace: Trace,
+        policy: Policy,
+        conditions: Conditions,
+        *,
+        check: bool,
+        lanes: bool,
+        look: Callable[[State, float, str], None] | None,
     ) -> None:
+        self._look_at = look
         self._trace = trace
         self._lag_s = conditions.memory_lag_s
         self._check = check
@@ -160,6 +171,8 @@ class _Machine:
     def _arrive(self, job: str, arrival: Arrival) -> None:
         event = JobArrived(self._agenda.now_s, job, arrival.consumer, priority=arrival.priority)
         self._post(event)
+        if self._look_at is not None:
+            self._look_at(self._scheduler.state, self._agenda.now_s, job)
 
     def _read_if_needed(self) -> None:
         while self._unread:

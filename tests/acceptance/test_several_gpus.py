@@ -64,6 +64,8 @@ async def test_each_gpu_has_a_lock_of_its_own(two_gpus: Machine) -> None:
     status = await broker.until("len([v for v in c.values() if v['running']]) == 2")
     await broker.until("len(s['queue']) == 1")
     holders = [gpu["lock"]["consumer"] for gpu in status["gpus"]]
+    for holder in holders:
+        await two_gpus.consumers[holder].job_gate.reached()
     for consumer in consumers:
         consumer.job_gate.open()
 

@@ -121,7 +121,7 @@ async def test_a_new_broker_finds_the_instance_that_runs(instances: Instances) -
 
     report = await instances.controller(FIRST, SECOND).probe()
 
-    assert report == ProbeReport(reachable=True, healthy=True, resident=True, gpus=(1,))
+    assert report == ProbeReport(reachable=True, healthy=True, resident=True, alive=True, gpus=(1,))
 
 
 async def test_when_no_instance_runs_the_consumer_is_absent(instances: Instances) -> None:

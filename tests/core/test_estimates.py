@@ -160,6 +160,12 @@ def test_a_load_that_nobody_has_timed_leaves_the_rest_open() -> None:
     assert queue(play) == {"2": None}
 
 
+def test_a_load_under_way_that_nobody_has_timed_leaves_the_rest_open_too() -> None:
+    play = known(Playbook(absent("a")), a=(10.0, None, None))
+    play.arrive("1", "a")
+    assert queue(play) == {"1": None}
+
+
 def test_an_auto_placed_one_goes_where_it_can_begin_first() -> None:
     play = known(
         Playbook(resident("a", gpus=(0,)), absent("b"), total_mib=[24576, 24576]),
@@ -188,6 +194,67 @@ def test_before_any_gpu_was_read_estimates_rest_on_what_is_known() -> None:
     assert queue(play) == {"1": 5.0}
 
 
+class TestLoadsBesideComputing:
+    def test_are_over_when_the_running_job_is(self) -> None:
+        play = known(
+            Playbook(resident("a"), absent("b"), prefetch=True),
+            a=(10.0, 3.0, 1.0),
+            b=(2.0, 5.0, None),
+        )
+        for job, consumer in (("1", "a"), ("2", "b"), ("3", "b")):
+            play.arrive(job, consumer)
+        assert queue(play) == {"2": 10.0, "3": 12.0}
+
+    def test_are_so_many_at_once(self) -> None:
+        names = ("b", "c", "d", "e")
+        play = known(
+            Playbook(
+                resident("a"), *(absent(n, 1000) for n in names),
+                prefetch=True, max_parallel_loads=2, order="arrival",
+            ),
+            a=(1.0, 3.0, 1.0), **dict.fromkeys(names, (1.0, 5.0, 1.0)),
+        )  # fmt: skip
+        for job, consumer in enumerate("abcde"):
+            play.arrive(str(job), consumer)
+        assert queue(play) == {"1": 5.0, "2": 6.0, "3": 10.0, "4": 11.0}
+
+    def test_begin_when_idle_ones_have_left_for_them(self) -> None:
+        play = known(
+            Playbook(
+                resident("a"), resident("other", 4000), resident("idle"),
+                resident("kept", 4000, pinned=True),
+                absent("b"), absent("c"),
+                total_mib=24000, prefetch=True, max_parallel_loads=1, order="arrival",
+            ),
+            a=(20.0, 3.0, 1.0), b=(2.0, 5.0, None), c=(2.0, 5.0, None),
+        )  # fmt: skip
+        for job, consumer in (("1", "a"), ("2", "b"), ("3", "c")):
+            play.arrive(job, consumer)
+        # idle leaves for b within its second, other is not enough for c: that waits for all.
+        assert queue(play) == {"2": 20.0, "3": 28.0}
+
+    def test_wait_for_those_that_compute_where_there_is_no_other_room(self) -> None:
+        play = known(
+            Playbook(resident("a"), absent("b"), total_mib=8000, prefetch=True, order="arrival"),
+            a=(10.0, 3.0, 1.0),
+            b=(2.0, 5.0, None),
+        )
+        for job, consumer in (("1", "a"), ("2", "b"), ("3", "a")):
+            play.arrive(job, consumer)
+        assert queue(play) == {"2": 16.0, "3": 22.0}
+
+    def test_hold_up_one_that_loads_with_its_first_job(self) -> None:
+        play = known(
+            Playbook(absent("a"), absent("b", can_load=False), prefetch=True, max_parallel_loads=1),
+            a=(1.0, 5.0, None),
+            b=(2.0, None, None),
+        )
+        play.arrive("1", "a")
+        play.arrive("2", "b", priority=1)
+        play.arrive("3", "b", priority=1)
+        assert queue(play) == {"2": 5.0, "3": 7.0, "1": 9.0}
+
+
 class TestPositions:
     def test_are_those_of_arrival_where_that_is_the_order(self) -> None:
         play = Playbook(resident("a"), absent("b"), order="arrival")
@@ -201,6 +268,19 @@ class TestPositions:
             play.arrive(str(job), consumer)
         consumers = [waiter.consumer for waiter in play.snapshot().queue]
         assert consumers == ["a", "b", "b", "b", "c", "c", "c"]
+
+    def test_are_what_planned_would_choose(self) -> None:
+        play = known(
+            Playbook(resident("a"), resident("b"), absent("c"), absent("d"), order="planned"),
+            a=(9.0, 1.0, 1.0),
+            b=(1.0, 1.0, 1.0),
+            c=(1.0, 20.0, 1.0),
+            d=(1.0, 5.0, 1.0),
+        )
+        for job, consumer in enumerate("aacdbcb"):
+            play.arrive(str(job), consumer)
+        consumers = [waiter.consumer for waiter in play.snapshot().queue]
+        assert consumers == ["b", "b", "a", "d", "c", "c"]
 
     def test_put_the_overdue_before_everybody(self) -> None:
         play = Playbook(resident("a"), absent("b"), max_overtake_s=10.0)
