@@ -63,6 +63,10 @@ class Client:
         """Return the JSON answer, None for an empty one; raise as ``get`` does."""
         return asyncio.run(self._request("POST", path, timeout_s))
 
+    def delete(self, path: str, *, timeout_s: float) -> Any:
+        """Return the JSON answer; raise as ``get`` does."""
+        return asyncio.run(self._request("DELETE", path, timeout_s))
+
     async def _request(self, method: str, path: str, timeout_s: float) -> Any:
         connector = aiohttp.UnixConnector(self.socket) if self.socket else aiohttp.TCPConnector()
         target = URL(str(self.url).rstrip("/") + path, encoded=True)
