@@ -58,6 +58,15 @@ def listeners() -> tuple[Listener, ...]:
     return tuple(found)
 
 
+def family(pid: int | None) -> frozenset[int]:
+    """A process and all its descendants; empty when it is not known or has ended."""
+    with contextlib.suppress(psutil.Error):
+        if pid is not None:
+            children = psutil.Process(pid).children(recursive=True)
+            return frozenset({pid, *(child.pid for child in children)})
+    return frozenset()
+
+
 def _hosts(ips: Iterable[str]) -> tuple[str, ...]:
     """Loopback addresses only: an address of the network might be somebody else's tomorrow."""
     wanted = {

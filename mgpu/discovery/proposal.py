@@ -90,6 +90,9 @@ class Proposal:
     def _consumer(self, service: Service) -> Iterator[str]:
         preset = service.found.preset
         yield from comment(f"{preset.service} at {service.url}{_process(service)}", 2)
+        held = held_mib(service, self._gpus)
+        if held:
+            yield from comment(f"It holds {held} MiB of VRAM just now", 2)
         yield from comment(self._for_clients(service), 2)
         for note in notes(service):
             yield from comment(note, 2)
@@ -98,8 +101,8 @@ class Proposal:
         yield f"    preset: {scalar(service.found.name)}"
         yield f"    listen: 127.0.0.1:{self.ports[service.name]}"
         yield (
-            "    footprint_mib: 0  # MiB of VRAM while loaded; 0: not known. "
-            f"mgpu measure {service.name} --store"
+            "    footprint_mib: auto  # learned while it works; "
+            f"mgpu measure {service.name} --store finds the number"
         )
         home = service.home
         if home.unit is not None:
@@ -188,6 +191,16 @@ def describe(stranger: Stranger) -> str:
     if stranger.usual:
         text += f"; by default {_and(stranger.usual)} would be there"
     return text
+
+
+def held_mib(service: Service, gpus: Iterable[GpuReading]) -> int:
+    """What the processes of a service hold now, as far as the driver tells."""
+    return sum(
+        process.mib or 0
+        for gpu in gpus
+        for process in gpu.processes or ()
+        if process.pid in service.pids
+    )
 
 
 def notes(service: Service) -> Iterator[str]:

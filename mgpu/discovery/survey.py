@@ -21,7 +21,7 @@ from mgpu.consumers.models import served_models
 from mgpu.consumers.wire import control_session
 from mgpu.discovery.fingerprints import Verdict, questions, recognise
 from mgpu.discovery.homes import Containers, Home, containers, home
-from mgpu.discovery.listeners import Listener
+from mgpu.discovery.listeners import Listener, family
 
 MAX_PORTS = 256
 MAX_AT_ONCE = 8
@@ -37,6 +37,8 @@ class Service:
     presets: tuple[Found, ...]
     listener: Listener
     home: Home
+    pids: frozenset[int] = frozenset()
+    """Its process and all that this one has started."""
     models: tuple[str, ...] | None = None
     """What it tells; None: it does not."""
 
@@ -183,7 +185,9 @@ async def _settled(
             if named and shared[place.unit, place.scope, place.container] > 1:
                 lives = Home(note=f"runs in {named} together with others: not stopped with it")
             models = await _models(service, session)
-            settled.append(replace(service, home=lives, models=models))
+            settled.append(
+                replace(service, home=lives, models=models, pids=family(service.listener.pid))
+            )
     return settled
 
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from mgpu.discovery.listeners import Listener, listeners
+from mgpu.discovery.listeners import Listener, family, listeners
 
 
 @contextmanager
@@ -81,3 +81,15 @@ def test_the_ports_of_a_broker_are_known_as_such() -> None:
     assert found is not None
     assert found.is_broker
     assert found.ancestors[0] == os.getpid()
+
+
+def test_the_family_of_a_process_is_itself_and_what_it_has_started() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    try:
+        found = family(os.getpid())
+    finally:
+        child.kill()
+        child.wait()
+    assert {os.getpid(), child.pid} <= found
+    assert family(child.pid) == frozenset()
+    assert family(None) == frozenset()

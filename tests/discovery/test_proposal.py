@@ -12,7 +12,7 @@ import yaml
 from mgpu.config import presets
 from mgpu.config.load import load
 from mgpu.config.model import Config
-from mgpu.core.model import GpuReading
+from mgpu.core.model import GpuProcess, GpuReading
 from mgpu.discovery.homes import Home
 from mgpu.discovery.listeners import Listener
 from mgpu.discovery.proposal import Proposal, comment, describe, scalar
@@ -121,6 +121,15 @@ def test_gpus_are_named() -> None:
     text = text_of(service(), gpus=gpus)
     assert "# GPU 0: NVIDIA GeForce RTX 3090, 24576 MiB\n# GPU 1: fallen off the bus\n" in text
     assert "# No NVIDIA GPU was found: no driver\n" in text_of(service())
+
+
+def test_what_it_holds_just_now_is_said(tmp_path: Path) -> None:
+    holders = (GpuProcess(7, 4000), GpuProcess(8, 96), GpuProcess(9, 100), GpuProcess(10, None))
+    gpus = (GpuReading(index=0, name="GPU", total_mib=8192, processes=holders),)
+
+    text = text_of(service(pids=frozenset({7, 8, 10})), gpus=gpus)
+    assert "# It holds 4096 MiB of VRAM just now" in text
+    assert config_of(text, tmp_path).consumers["comfyui"].footprint_mib == "auto"
 
 
 def test_what_is_not_known_is_a_comment_at_the_end() -> None:
