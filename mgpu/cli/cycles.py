@@ -249,6 +249,7 @@ async def measure(
         while _trusted(done) < cycles and len(done) < cycles + MORE_TRIES:
             done.append(_judged(await bench.cycle(job, advance), first=was_absent and not done))
     finally:
+        advance("leaving it as it was found")
         await bench.act("unload" if was_absent else "load")
         if consumer["pinned"]:
             await bench.act("pin")

@@ -21,7 +21,7 @@ from mgpu.cli.cycles import MORE_TRIES, Bench, Cycle, Figures, Job, figures, mea
 from mgpu.cli.options import DEFAULT_CONFIG, DEFAULT_URL, ConfigFile, Url
 from mgpu.config.load import load
 from mgpu.config.model import ConsumerConfig
-from mgpu.config.problems import did_you_mean
+from mgpu.config.problems import InvalidConfig, did_you_mean
 from mgpu.config.rewrite import set_figures
 from mgpu.errors import ConfigError
 
@@ -119,10 +119,13 @@ def _is_json(body: bytes) -> bool:
 
 
 def _given(path: Path, name: str, *, needed: bool) -> ConsumerConfig | None:
-    """The consumer as it is configured; None where there is no file and none is needed."""
-    if not needed and not path.exists():
+    """The consumer as it is configured; None where no file says it and none is needed."""
+    try:
+        consumers = load(path).consumers
+    except InvalidConfig:
+        if needed:
+            raise
         return None
-    consumers = load(path).consumers
     if name in consumers:
         return consumers[name]
     if needed:

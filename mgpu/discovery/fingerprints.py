@@ -4,6 +4,9 @@ A port says little: five of the usual ones are shared by several services. An an
 services imitate each other's routes, so that every question is put and one preset may win over
 another (``fingerprint.rather_than``). Where two are left, nobody is chosen.
 
+A broker's ports answer as the services behind it do. They are known by its headers, and no question
+becomes a job there.
+
 Only ``GET`` is asked, only of loopback, and never a route that computes, loads or changes anything.
 A redirect is an answer, and is not followed.
 """
@@ -16,6 +19,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from mgpu.api import headers
 from mgpu.config.model import ConsumerConfig, RequestConfig
 from mgpu.config.presets import Fingerprint, Found
 from mgpu.consumers.probe import evaluate, fetch
@@ -30,6 +34,8 @@ MAX_SLOW = 3
 _OK = 200
 _WANTS_A_KEY = (401, 403)
 _FIRST = "/"
+_NO_JOB = {headers.MAX_WAIT: "none"}
+"""No length of time: a broker makes no job of the question, and a service does not care."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +45,8 @@ class Verdict:
     url: str
     presets: tuple[Found, ...] = ()
     speaks_http: bool = False
+    is_broker: bool = False
+    """It is a broker, or the port that a broker has for one of its consumers."""
     wants_a_key: bool = False
     """It refused to answer some questions to who has no key."""
 
@@ -64,6 +72,8 @@ async def recognise(
     url, first = await _reach(listener, session)
     if first is None:
         return Verdict(url)
+    if _is_a_brokers(first):
+        return Verdict(url, speaks_http=True, is_broker=True)
     answers = {_FIRST: first}
     slow = 0
     try:
@@ -136,4 +146,10 @@ async def _reach(listener: Listener, session: aiohttp.ClientSession) -> tuple[st
 
 async def _ask(url: str, path: str, session: aiohttp.ClientSession) -> Answer:
     async with asyncio.timeout(QUESTION_TIMEOUT_S):
-        return await fetch(ConsumerConfig(url=url), RequestConfig(path=path), session)
+        return await fetch(
+            ConsumerConfig(url=url), RequestConfig(path=path, headers=dict(_NO_JOB)), session
+        )
+
+
+def _is_a_brokers(answer: Answer) -> bool:
+    return headers.CONSUMER in answer.headers or b'"urn:mgpu:' in answer.body

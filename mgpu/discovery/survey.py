@@ -118,10 +118,15 @@ async def survey(
         strangers=tuple(
             _stranger(listener, verdict, known)
             for listener, verdict in answers
-            if verdict.speaks_http and not verdict.presets
+            if verdict.speaks_http and not verdict.presets and not verdict.is_broker
         ),
         parts=tuple(parts),
-        brokers=tuple(each.port for each in listening if each.is_broker),
+        brokers=tuple(
+            sorted(
+                {each.port for each in listening if each.is_broker}
+                | {listener.port for listener, verdict in answers if verdict.is_broker}
+            )
+        ),
         asked=len(asked),
         left_out=tuple(each.port for each in left_out),
         taken=frozenset(each.port for each in listening),
