@@ -1,26 +1,20 @@
-"""Cycling a consumer through a running broker and watching how much memory it takes.
+"""Cycling a consumer through a running broker, and watching the memory meanwhile.
 
-A cycle is an unload, a load, a job if there is one, and an unload. Where the broker tells what the
-consumer's own processes hold (``held_mib``), that is what is measured. Elsewhere only the free
-memory of the GPUs is known, so the figure is a difference, and good only while nobody else takes or
-gives any: a cycle in which somebody did is doubtful, and is done again.
-
-A difference says nothing of what the consumer held before it began. One that was found absent, and
-whose first load left something behind, held nothing; otherwise it is taken to have held the
-residual that is configured.
+A cycle is a load, a job if there is one, and an unload, with a wait for the memory to stand still
+between them. What the figures amount to is ``mgpu.cli.figures``'s.
 """
 
 from __future__ import annotations
 
 import asyncio
-import statistics
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 from mgpu.cli.client import BrokerSaidNo, Client, action
+from mgpu.cli.figures import Cycle, judged
 from mgpu.config.problems import did_you_mean
 from mgpu.core.model import ConsumerState
 
@@ -28,8 +22,6 @@ STATUS_TIMEOUT_S = 10.0
 POLL_S = 0.05
 MORE_TRIES = 3
 """Cycles beyond those asked for, when some are doubtful."""
-TOLERANCE_MIB = 16
-"""Free memory may differ by this much without anybody being suspected."""
 _STEADY_TIMES = 20
 _CALM = frozenset({ConsumerState.RESIDENT, ConsumerState.ABSENT})
 
@@ -44,47 +36,6 @@ class Job:
     path: str
     body: bytes
     content_type: str
-
-
-@dataclass(frozen=True, slots=True)
-class Cycle:
-    """What was seen. Figures of free memory are sums over all GPUs.
-
-    ``held_peak_mib`` and ``held_after_mib`` are what its processes held; None: nobody can tell.
-    ``doubts`` say why the differences of free memory are not to be trusted.
-    """
-
-    free_before_mib: int
-    free_low_mib: int
-    free_after_mib: int
-    held_peak_mib: int | None
-    held_after_mib: int | None
-    load_s: float
-    job_s: float | None
-    unload_s: float
-    doubts: tuple[str, ...] = ()
-
-    @property
-    def by_process(self) -> bool:
-        """Whether its own processes' figures are known."""
-        return self.held_peak_mib is not None and self.held_after_mib is not None
-
-
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """The result: medians over the cycles that can be trusted.
-
-    ``residual_mib`` None: without figures by process it could not be seen.
-    """
-
-    counted: tuple[tuple[Cycle, int], ...]
-    """The cycles, each with its footprint."""
-    footprint_mib: int
-    residual_mib: int | None
-    load_s: float
-    job_s: float | None
-    unload_s: float
-    doubts: tuple[str, ...]
 
 
 @dataclass(slots=True)
@@ -247,74 +198,13 @@ async def measure(
         if not was_absent:
             await bench.act("unload")
         while _trusted(done) < cycles and len(done) < cycles + MORE_TRIES:
-            done.append(_judged(await bench.cycle(job, advance), first=was_absent and not done))
+            done.append(judged(await bench.cycle(job, advance), first=was_absent and not done))
     finally:
         advance("leaving it as it was found")
         await bench.act("unload" if was_absent else "load")
         if consumer["pinned"]:
             await bench.act("pin")
     return done, was_absent
-
-
-def figures(
-    done: Sequence[Cycle], wanted: int, *, was_absent: bool, configured_residual_mib: int
-) -> Figures:
-    """What the cycles amount to; doubtful ones count only when there are no others.
-
-    ``doubts`` are there when fewer than ``wanted`` could be trusted.
-    """
-    trusted = [cycle for cycle in done if not cycle.doubts]
-    counted = trusted or list(done)
-    doubts = dict.fromkeys(doubt for cycle in done for doubt in cycle.doubts)
-    residual_mib = _left_behind(done, counted, was_absent=was_absent)
-    held_before_mib = configured_residual_mib if residual_mib is None else residual_mib
-    footprints = tuple(
-        cycle.held_peak_mib
-        if cycle.held_peak_mib is not None and cycle.by_process
-        else cycle.free_before_mib
-        - cycle.free_low_mib
-        + (0 if residual_mib is not None and cycle is done[0] else held_before_mib)
-        for cycle in counted
-    )
-    jobs = [cycle.job_s for cycle in counted if cycle.job_s is not None]
-    return Figures(
-        counted=tuple(zip(counted, footprints, strict=True)),
-        footprint_mib=round(statistics.median(footprints)),
-        residual_mib=residual_mib,
-        load_s=statistics.median(cycle.load_s for cycle in counted),
-        job_s=statistics.median(jobs) if jobs else None,
-        unload_s=statistics.median(cycle.unload_s for cycle in counted),
-        doubts=tuple(doubts) if len(trusted) < wanted else (),
-    )
-
-
-def _left_behind(
-    done: Sequence[Cycle], counted: Sequence[Cycle], *, was_absent: bool
-) -> int | None:
-    """The residual; without figures by process it is seen at most once, after the first load.
-
-    Whoever took memory in another cycle may have done so in that one, too.
-    """
-    rests = [cycle.held_after_mib for cycle in counted if cycle.held_after_mib is not None]
-    if len(rests) == len(counted):
-        return round(statistics.median(rests))
-    left = done[0].free_before_mib - done[0].free_after_mib
-    seen = was_absent and left > 0 and not any(cycle.doubts for cycle in done)
-    return left if seen else None
-
-
-def _judged(cycle: Cycle, *, first: bool) -> Cycle:
-    """Doubt a cycle that ended with other free memory than it began with.
-
-    The first load of a process may leave a residual behind: less is no surprise then.
-    """
-    if cycle.by_process:
-        return replace(cycle, doubts=())
-    more = cycle.free_after_mib - cycle.free_before_mib
-    if more > TOLERANCE_MIB or (more < -TOLERANCE_MIB and not first):
-        what = f"somebody else {'gave back' if more > 0 else 'took'} {abs(more)} MiB meanwhile"
-        return replace(cycle, doubts=(*cycle.doubts, what))
-    return cycle
 
 
 def _trusted(done: Sequence[Cycle]) -> int:

@@ -17,7 +17,8 @@ from rich.text import Text
 from mgpu.cli import output
 from mgpu.cli.client import BrokerSaidNo, Client
 from mgpu.cli.consumers import DEFAULT_WAIT_S, Name, Wait
-from mgpu.cli.cycles import MORE_TRIES, Bench, Cycle, Figures, Job, figures, measure
+from mgpu.cli.cycles import MORE_TRIES, Bench, Job, measure
+from mgpu.cli.figures import Cycle, Figures, figures
 from mgpu.cli.options import DEFAULT_CONFIG, DEFAULT_URL, ConfigFile, Url
 from mgpu.config.load import load
 from mgpu.config.model import ConsumerConfig

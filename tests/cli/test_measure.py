@@ -10,7 +10,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from mgpu.cli.cycles import Cycle, figures, obstacles
+from mgpu.cli.cycles import obstacles
+from mgpu.cli.figures import Cycle, figures
 from tests.support.servers import free_port
 
 Mgpu = Callable[..., Awaitable[Any]]
