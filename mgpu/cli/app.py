@@ -12,7 +12,19 @@ import typer
 from typer.core import TyperGroup
 
 from mgpu import __version__
-from mgpu.cli import check, consumers, demo, jobs, output, pausing, serve, simulate, status
+from mgpu.cli import (
+    check,
+    consumers,
+    demo,
+    init,
+    jobs,
+    measure,
+    output,
+    pausing,
+    serve,
+    simulate,
+    status,
+)
 from mgpu.cli.client import CannotReach
 from mgpu.config.problems import InvalidConfig
 from mgpu.errors import ConfigError, MgpuError
@@ -49,8 +61,10 @@ app = typer.Typer(
 )
 app.command("serve")(serve.serve)
 app.command("check")(check.check)
+app.command("init")(init.init)
 app.command("status")(status.status)
 app.command("jobs")(jobs.jobs)
+app.command("measure")(measure.measure_command)
 app.command("demo")(demo.demo)
 app.command("simulate")(simulate.simulate)
 app.command("load")(consumers.load)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -19,6 +22,7 @@ from mgpu.errors import MgpuError
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
+_QUOTED_BYTES = 300
 
 
 class BrokerSaidNo(MgpuError):  # noqa: N818 - named as its kin in mgpu.errors
@@ -57,17 +61,50 @@ class Client:
 
     def get(self, path: str, *, timeout_s: float) -> Any:
         """Return the JSON answer; raise ``BrokerSaidNo`` or ``CannotReach``."""
-        return asyncio.run(self._request("GET", path, timeout_s))
+        return asyncio.run(self.ask("GET", path, timeout_s=timeout_s))
 
     def post(self, path: str, *, timeout_s: float) -> Any:
         """Return the JSON answer, None for an empty one; raise as ``get`` does."""
-        return asyncio.run(self._request("POST", path, timeout_s))
+        return asyncio.run(self.ask("POST", path, timeout_s=timeout_s))
 
     def delete(self, path: str, *, timeout_s: float) -> Any:
         """Return the JSON answer; raise as ``get`` does."""
-        return asyncio.run(self._request("DELETE", path, timeout_s))
+        return asyncio.run(self.ask("DELETE", path, timeout_s=timeout_s))
 
-    async def _request(self, method: str, path: str, timeout_s: float) -> Any:
+    async def ask(self, method: str, path: str, *, timeout_s: float) -> Any:
+        """Do what ``get`` and ``post`` do, in an event loop."""
+        async with self._exchange(method, path, timeout_s) as response:
+            body = await _bounded(response)
+            return self._judged(response.status, response.content_type, body)
+
+    async def send(
+        self, method: str, path: str, body: bytes, content_type: str, *, timeout_s: float
+    ) -> None:
+        """Send a job and take its answer, however long, without keeping it; raise as ``get`` does.
+
+        An error of the consumer's own is ``BrokerSaidNo`` as well.
+        """
+        headers = {"Content-Type": content_type} if body else {}
+        async with self._exchange(method, path, timeout_s, body or None, headers) as response:
+            if response.status < HTTPStatus.BAD_REQUEST:
+                async for _ in response.content.iter_any():
+                    pass
+                return
+            answer = await _bounded(response)
+            if response.content_type == "application/problem+json":
+                self._judged(response.status, response.content_type, answer)
+            said = " ".join(answer[:_QUOTED_BYTES].decode(errors="replace").split())
+            raise BrokerSaidNo(f"the job failed with HTTP {response.status}: {said}")
+
+    @asynccontextmanager
+    async def _exchange(
+        self,
+        method: str,
+        path: str,
+        timeout_s: float,
+        body: bytes | None = None,
+        headers: Mapping[str, str] = MappingProxyType({}),
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         connector = aiohttp.UnixConnector(self.socket) if self.socket else aiohttp.TCPConnector()
         target = URL(str(self.url).rstrip("/") + path, encoded=True)
         timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=CONNECT_TIMEOUT_S)
@@ -77,10 +114,14 @@ class Client:
                     connector=connector, timeout=timeout, trust_env=False
                 ) as session,
                 session.request(
-                    method, target, headers=self.headers, allow_redirects=False
+                    method,
+                    target,
+                    data=body,
+                    headers={**self.headers, **headers},
+                    allow_redirects=False,
                 ) as response,
             ):
-                body = await _bounded(response)
+                yield response
         except TimeoutError as error:
             raise CannotReach(f"{self} did not answer in time") from error
         except aiohttp.ClientError as error:
@@ -88,7 +129,6 @@ class Client:
                 f"cannot reach the broker at {self}: {_reason(error)}; "
                 "start it with mgpu serve, or give its address with --url"
             ) from error
-        return self._judged(response.status, response.content_type, body)
 
     def _judged(self, status: int, content_type: str, body: bytes) -> Any:
         try:

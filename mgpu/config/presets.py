@@ -74,6 +74,8 @@ class Fingerprint(Section):
     when: JmesPath | None = None
     contains: str | None = None
     """Text that the answer's body must hold."""
+    rather_than: tuple[str, ...] = ()
+    """Presets whose fingerprints this service shows as well: it is this one all the same."""
 
     @model_validator(mode="after")
     def _tells_something(self) -> Fingerprint:

@@ -188,8 +188,8 @@ async def fetch(
         async for chunk in response.content.iter_chunked(READ_BYTES):
             body += chunk
             if len(body) > MAX_BODY_BYTES:
-                return Answer(response.status, body, complete=False)
-        return Answer(response.status, body, complete=True)
+                return Answer(response.status, body, complete=False, headers=response.headers)
+        return Answer(response.status, body, complete=True, headers=response.headers)
 
 
 def evaluate(expression: str, answer: Answer, format: str = "json") -> Any:  # noqa: A002

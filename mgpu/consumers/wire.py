@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 import json
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import aiohttp
 from multidict import CIMultiDict
@@ -29,6 +30,7 @@ class Answer:
     status: int
     body: bytes
     complete: bool
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False)
 
     def __str__(self) -> str:
         return f"{self.status} {quote(self.body)}".rstrip()

@@ -1,146 +1,266 @@
-"""Whose memory it is, and what is learned from it: real programs, seen through NVML."""
+"""``mgpu measure`` on a running broker: the figures are those of the services that hold memory."""
 
 from __future__ import annotations
 
+import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+import signal
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from aiohttp import web
 
-from tests.acceptance.conftest import job
-from tests.support.broker_process import BrokerProcess, serving
-from tests.support.gpu_program import GpuProgram, running
-from tests.support.nvml import NvmlStandin, nvml_library
-from tests.support.processes import holder
+from tests.acceptance.conftest import Machine
+from tests.support.broker_process import BrokerProcess
+from tests.support.standin_consumer import StandinConsumer
 
-__all__ = ["nvml_library"]
-
-GPU_MIB = 24576
-FOREIGN_PROGRAM = Path("/proc/self/comm").read_text().strip()
+FOOTPRINT, EXTRA, RESIDUAL = 4000, 700, 300
+NOT_SUPPORTED = 3
 
 
-class Machine:
-    """Programs on one stand-in GPU, and brokers in front of them, one after the other."""
+class Hungry(StandinConsumer):
+    """Its jobs take more than its weights, and give it back afterwards."""
 
-    def __init__(self, directory: Path, nvml: NvmlStandin, stack: AsyncExitStack) -> None:
-        self.nvml = nvml
-        self._directory = directory
-        self._stack = stack
-        self._consumers: dict[str, dict[str, Any]] = {}
-
-    async def program(
-        self, name: str, mib: int, *, config: dict[str, Any] | None = None, **how: Any
-    ) -> GpuProgram:
-        held = self.nvml.held_directory()
-        program = await self._stack.enter_async_context(running(name, mib, held, **how))
-        self._consumers[name] = program.config(**(config or {}))
-        return program
-
-    async def broker(self) -> BrokerProcess:
-        config = {
-            "gpu": {"sample_interval_s": 0.1},
-            "consumers": self._consumers,
-            "routes": {f"/v1/{n}": {"consumer": n, "path": "/job"} for n in self._consumers},
-        }
-        return await self._stack.enter_async_context(
-            serving(self._directory, config, env=self.nvml.env)
-        )
+    async def _job(self, request: web.Request) -> web.Response:
+        if await request.read() == b"fail":
+            return web.Response(status=422, text="no such voice")
+        self.hold(self.footprint_mib + EXTRA)
+        response = await super()._job(request)
+        self.hold(self.footprint_mib)
+        return response
 
 
-@pytest.fixture
-async def machine(tmp_path: Path, nvml_library: Path) -> AsyncIterator[Machine]:
-    async with AsyncExitStack() as stack:
-        yield Machine(tmp_path, NvmlStandin(tmp_path / "nvml", nvml_library), stack)
+def written(file: Path) -> str:
+    return file.read_text()
 
 
-async def metrics(broker: BrokerProcess) -> str:
-    async with broker.session.get(f"{broker.url}/metrics") as response:
-        return await response.text()
+def write(file: Path, text: str) -> None:
+    file.write_text(text)
 
 
-@pytest.mark.parametrize("worker", [False, True])
-async def test_what_a_service_holds_is_its_own_even_in_a_child(
-    machine: Machine, worker: bool
+class Run:
+    """A command that has ended."""
+
+    def __init__(self, code: int | None, output: str) -> None:
+        self.code = code
+        self.output = output
+
+    def row(self, name: str) -> str:
+        """A row of the table, its blanks made one."""
+        rows = [" ".join(line.split()) for line in self.output.splitlines()]
+        return next(row for row in rows if row.startswith(f"{name} "))
+
+
+def command(broker: BrokerProcess, *arguments: str) -> tuple[str, ...]:
+    settle = ("--settle", "0.6")
+    return (sys.executable, "-m", "mgpu", "measure", *arguments, *settle, "--url", broker.url)
+
+
+async def mgpu(broker: BrokerProcess, *arguments: str, folder: Path) -> Run:
+    process = await asyncio.create_subprocess_exec(
+        *command(broker, *arguments),
+        cwd=folder,
+        env=dict(os.environ),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    async with asyncio.timeout(50):
+        output, _ = await process.communicate()
+    return Run(process.returncode, output.decode())
+
+
+async def hungry(machine: Machine, **how: Any) -> StandinConsumer:
+    config = {"footprint_mib": 100, "residual_mib": 0}
+    return await machine.service(
+        Hungry, "tts", FOOTPRINT, config=config, **{"residual_mib": RESIDUAL, **how}
+    )
+
+
+def blind(machine: Machine) -> None:
+    """The driver does not tell whose memory it is, as in WSL."""
+    machine.nvml.fail("nvmlDeviceGetComputeRunningProcesses_v3", NOT_SUPPORTED)
+
+
+@pytest.mark.parametrize("sees_processes", [True, False])
+async def test_footprint_and_residual_are_what_it_holds(
+    machine: Machine, tmp_path: Path, sees_processes: bool
 ) -> None:
-    program = await machine.program("tts", 3000, worker=worker)
+    if not sees_processes:
+        blind(machine)
+    tts = await hungry(machine)
     broker = await machine.broker()
-    assert await job(broker, "tts") == 200
-    status = await broker.until("c['tts']['held_mib'] == 3000")
-    assert status["gpus"][0]["foreign"] == []
-    await program.hold(3200)
-    await broker.until("c['tts']['measured_mib'] == 3200")
+
+    run = await mgpu(broker, "tts", "--cycles", "2", folder=tmp_path)
+
+    assert run.code == 0, run.output
+    assert run.row("1").startswith(f"1 {FOOTPRINT} MiB")
+    assert run.row("2").startswith(f"2 {FOOTPRINT} MiB")
+    assert run.row("median").startswith(f"median {FOOTPRINT} MiB {RESIDUAL} MiB")
+    assert ("by the GPUs' free memory" in run.output) is not sees_processes
+    assert (tts.loads, tts.jobs) == (2, 0)
+    assert (await broker.consumer("tts"))["state"] == "absent"
 
 
-async def test_foreign_processes_are_named(machine: Machine) -> None:
-    await machine.program("tts", 3000)
-    broker = await machine.broker()
-    with holder(machine.nvml.held_directory(), "game") as game:
-        game.hold(5000)
-        status = await broker.until("s['gpus'][0]['foreign_mib'] == 5000")
-        (process,) = status["gpus"][0]["foreign"]
-        assert (process["pid"], process["mib"]) == (game.process.pid, 5000)
-        assert process["name"].startswith("python")
-
-
-async def test_a_process_of_nobody_that_is_the_test_itself_does_not_distort_a_load(
-    machine: Machine,
+@pytest.mark.parametrize("sees_processes", [True, False])
+async def test_what_a_job_takes_besides_belongs_to_the_footprint(
+    machine: Machine, tmp_path: Path, sees_processes: bool
 ) -> None:
-    await machine.program("tts", 3000)
+    if not sees_processes:
+        blind(machine)
+    tts = await hungry(machine, job_s=0.8)
     broker = await machine.broker()
-    machine.nvml.list_process(os.getpid(), 4000)
-    assert await job(broker, "tts") == 200
-    status = await broker.until("c['tts']['measured_mib'] == 3000")
-    assert [p["name"] for p in status["gpus"][0]["foreign"]] == [FOREIGN_PROGRAM]
+
+    run = await mgpu(
+        broker, "tts", "--cycles", "1", "--request", "POST /job", "--data", "{}", folder=tmp_path
+    )
+
+    assert run.code == 0, run.output
+    assert run.row("median").startswith(f"median {FOOTPRINT + EXTRA} MiB {RESIDUAL} MiB")
+    assert tts.jobs == 1
 
 
-async def test_a_wrong_footprint_is_told_with_the_right_one(machine: Machine) -> None:
-    await machine.program("tts", 3000, config={"footprint_mib": 2000})
-    broker = await machine.broker()
-    assert await job(broker, "tts") == 200
-    status = await broker.until("any('footprint_mib: 3000' in p for p in s['problems'])")
-    assert status["consumers"]["tts"]["footprint_source"] == "measured"
-    assert broker.log.count("footprint_mib is wrong") == 1
-    async with broker.session.get(f"{broker.url}/readyz") as response:
-        assert response.status == 200
-    text = await metrics(broker)
-    assert 'mgpu_consumer_footprint_bytes{consumer="tts",source="measured"} 3.145728e+09' in text
-
-
-async def test_an_unknown_footprint_takes_all_once_and_is_known_after_a_restart(
-    machine: Machine,
+async def test_what_is_stored_is_what_was_measured_and_comments_stay(
+    machine: Machine, tmp_path: Path
 ) -> None:
-    await machine.program("a", 4000)
-    await machine.program("b", 4000)
-    await machine.program("x", 6000, config={"footprint_mib": "auto"})
+    await hungry(machine)
     broker = await machine.broker()
-    for name in ("a", "b"):
-        assert await job(broker, name) == 200
-    assert (await broker.consumer("x"))["footprint_source"] == "unknown"
+    file = tmp_path / "mine.yaml"
+    section = yaml.safe_load((machine.directory / "broker.yaml").read_text())["consumers"]["tts"]
+    text = (
+        "# mine\nconsumers:\n  tts:  # the voice\n"
+        f"    url: {section['url']}  # cellar\n    footprint_mib: 100  # guessed\n"
+        "    load: {path: /load}\n    unload: {path: /unload}\n"
+    )
+    write(file, text)
 
-    assert await job(broker, "x") == 200
+    run = await mgpu(broker, "tts", "--cycles", "1", "--store", "-c", str(file), folder=tmp_path)
 
-    known = "c['x']['footprint_mib'] == 6000 and c['x']['state'] == 'resident'"
-    assert (await broker.until(known))["evictions"] == 2
-    for name in ("a", "b"):
-        assert await job(broker, name) == 200
-    assert (await broker.status())["evictions"] == 2
-    assert await broker.stop() == 0
-
-    again = await machine.broker()
-    x = await again.consumer("x")
-    assert (x["footprint_mib"], x["footprint_source"]) == (6000, "measured")
+    assert run.code == 0, run.output
+    assert written(file) == text.replace("100", str(FOOTPRINT)).replace(
+        "# cellar\n", f"# cellar\n    residual_mib: {RESIDUAL}\n"
+    )
+    assert f"wrote footprint_mib: {FOOTPRINT}, residual_mib: {RESIDUAL}" in run.output
 
 
-async def test_a_driver_that_does_not_tell_leaves_all_as_it_was(machine: Machine) -> None:
-    not_supported = 3
-    machine.nvml.fail("nvmlDeviceGetComputeRunningProcesses_v3", not_supported)
-    await machine.program("a", 16000)
-    await machine.program("b", 16000)
+async def test_one_that_was_resident_is_so_again_and_its_residual_is_not_guessed(
+    machine: Machine, tmp_path: Path
+) -> None:
+    blind(machine)
+    tts = await hungry(machine, resident=True)
     broker = await machine.broker()
-    assert [await job(broker, name) for name in ("a", "b", "a")] == [200, 200, 200]
-    status = await broker.status()
-    assert status["evictions"] == 2
-    assert {c["held_mib"] for c in status["consumers"].values()} == {None}
+    await broker.until("c['tts']['state'] == 'resident'")
+
+    run = await mgpu(broker, "tts", "--cycles", "1", folder=tmp_path)
+
+    assert run.code == 0, run.output
+    assert run.row("median").startswith(f"median {FOOTPRINT - RESIDUAL} MiB -")
+    assert "was not to be seen" in run.output
+    assert (await broker.consumer("tts"))["state"] == "resident"
+    assert tts.loaded
+
+
+class Besieged(Hungry):
+    """Whenever it loads, somebody else takes some memory, too."""
+
+    game: StandinConsumer
+
+    async def _load(self, request: web.Request) -> web.Response:
+        self.game.hold(100 * (self.loads + 1))
+        return await super()._load(request)
+
+
+async def test_figures_that_somebody_else_disturbed_are_not_stored(
+    machine: Machine, tmp_path: Path
+) -> None:
+    blind(machine)
+    tts = await machine.service(Besieged, "tts", FOOTPRINT, config={"footprint_mib": 100})
+    broker = await machine.broker()
+    tts.game = await machine.consumer("game", 100)  # not the broker's: it came later
+    file = tmp_path / "broker.yaml"
+    before = written(file)
+
+    run = await mgpu(broker, "tts", "--cycles", "2", "--store", "-c", str(file), folder=tmp_path)
+
+    assert run.code == 1, run.output
+    assert run.row("5").endswith("somebody else took 100 MiB meanwhile")
+    assert "Nothing was stored" in run.output
+    assert written(file) == before
+
+
+async def test_one_that_others_wait_for_is_left_alone(machine: Machine, tmp_path: Path) -> None:
+    tts = await hungry(machine)
+    broker = await machine.broker()
+    tts.job_gate.close()
+    async with asyncio.TaskGroup() as group:
+        post = broker.session.post(f"{broker.url}/v1/tts", data=b"work")
+        sent = group.create_task(_status(post))
+        await tts.job_gate.reached()
+        run = await mgpu(broker, "tts", folder=tmp_path)
+        tts.job_gate.open()
+
+    assert run.code == 1
+    assert "tts computes: measure later, or with --force" in run.output
+    assert sent.result() == 200
+    assert tts.unloads == 0
+
+
+async def test_a_pinned_one_is_left_alone_unless_forced(machine: Machine, tmp_path: Path) -> None:
+    tts = await hungry(machine)
+    broker = await machine.broker()
+    await _status(broker.session.post(f"{broker.url}/api/consumers/tts/pin"))
+    await broker.until("c['tts']['state'] == 'resident'")
+
+    refused = await mgpu(broker, "tts", folder=tmp_path)
+    assert refused.code == 1
+    assert "tts is pinned" in refused.output
+    assert tts.unloads == 0
+
+    forced = await mgpu(broker, "tts", "--cycles", "1", "--force", folder=tmp_path)
+    assert forced.code == 0, forced.output
+    view = await broker.until("c['tts']['state'] == 'resident'")
+    assert view["consumers"]["tts"]["pinned"]
+
+
+async def test_a_job_that_fails_ends_it_and_the_consumer_is_as_before(
+    machine: Machine, tmp_path: Path
+) -> None:
+    await hungry(machine)
+    broker = await machine.broker()
+
+    run = await mgpu(broker, "tts", "--request", "POST /job", "--data", "fail", folder=tmp_path)
+
+    assert run.code == 1
+    assert "the job failed with HTTP 422: no such voice" in run.output
+    assert (await broker.consumer("tts"))["state"] == "absent"
+
+
+async def test_who_interrupts_it_finds_the_consumer_as_before(
+    machine: Machine, tmp_path: Path
+) -> None:
+    tts = await hungry(machine, resident=True)
+    broker = await machine.broker()
+    await broker.until("c['tts']['state'] == 'resident'")
+    process = await asyncio.create_subprocess_exec(
+        *command(broker, "tts", "--cycles", "5"),
+        cwd=tmp_path,
+        stdout=asyncio.subprocess.DEVNULL,
+        stderr=asyncio.subprocess.DEVNULL,
+    )
+    await tts.unload_gate.reached()
+    await broker.until("c['tts']['state'] == 'absent'")
+
+    process.send_signal(signal.SIGINT)
+    async with asyncio.timeout(20):
+        code = await process.wait()
+
+    assert code not in {0, None}
+    assert (await broker.consumer("tts"))["state"] == "resident"
+
+
+async def _status(request: Any) -> int:
+    async with request as response:
+        status: int = response.status
+        return status

@@ -7,6 +7,7 @@ else's work. Small delays stand for what takes seconds on a GPU.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, ClassVar
@@ -35,6 +36,8 @@ class Service:
     """Requests that are none."""
     dangers: ClassVar[tuple[str, ...]] = ()
     """Requests that destroy something."""
+    pages: ClassVar[dict[str, Any]] = {}
+    """What it answers to ``GET`` always: a text, or JSON."""
 
     def __init__(self) -> None:
         self.held: set[str] = {"m"} if self.begins_resident else set()
@@ -63,6 +66,8 @@ class Service:
         for route, name in self.routes.items():
             method, _, path = route.partition(" ")
             app.router.add_route(method, path, getattr(self, name))
+        for path, page in self.pages.items():
+            app.router.add_get(path, functools.partial(_page, page))
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
         site = web.TCPSite(self._runner, "127.0.0.1", self._port)
@@ -111,6 +116,10 @@ class Service:
         response = await handler(request)
         self.settled.set()
         return response
+
+
+async def _page(page: Any, _: web.Request) -> web.Response:
+    return web.Response(text=page) if isinstance(page, str) else ok(page)
 
 
 def ok(data: Any = None, status: int = 200) -> web.Response:

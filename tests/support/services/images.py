@@ -106,6 +106,9 @@ class Automatic1111(Service):
 class Forge(Automatic1111):
     preset = "forge"
 
+    async def options(self, _: web.Request) -> web.Response:
+        return ok({"forge_preset": "sd", "sd_model_checkpoint": "m"})
+
     async def reload(self, _: web.Request) -> web.Response:
         return ok({})
 
@@ -119,6 +122,7 @@ class SdNext(Service):
     tells_busy = True
     routes: ClassVar = {
         "GET /sdapi/v1/status": "status",
+        "GET /sdapi/v1/memory": "memory",
         "GET /sdapi/v1/checkpoint": "checkpoint",
         "POST /sdapi/v1/unload-checkpoint": "unload",
         "POST /sdapi/v1/reload-checkpoint": "reload",
@@ -130,6 +134,9 @@ class SdNext(Service):
     async def status(self, _: web.Request) -> web.Response:
         status = "running" if self.computing else "idle"
         return ok({"status": status, "task": "", "queued": 0})
+
+    async def memory(self, _: web.Request) -> web.Response:
+        return ok({"ram": {}, "cuda": {}})
 
     async def checkpoint(self, _: web.Request) -> web.Response:
         return ok({"type": "sd" if self.held else None, "class": None})
@@ -171,6 +178,7 @@ class InvokeAi(Service):
 
 class SwarmUi(Service):
     preset = "swarmui"
+    pages: ClassVar = {"/Text2Image": "<title>Text2Image - SwarmUI</title>"}
     tells_resident = False
     routes: ClassVar = {
         "POST /API/GetNewSession": "session",

@@ -12,6 +12,10 @@ from tests.support.services.base import BODY, LAG_S, Service, empty, metrics, ok
 
 class Ollama(Service):
     preset = "ollama"
+    pages: ClassVar = {
+        "/": "Ollama is running",
+        "/v1/models": {"object": "list", "data": [{"id": "qwen3:8b"}, {"id": "llava"}]},
+    }
     routes: ClassVar = {
         "GET /api/version": "version",
         "GET /api/ps": "ps",
@@ -141,6 +145,7 @@ class LlamaSwap(Service):
 
 class Vllm(Service):
     preset = "vllm"
+    pages: ClassVar = {"/v1/models": {"data": [{"id": "m", "owned_by": "vllm"}]}}
     begins_resident = True
     tells_busy = True
     routes: ClassVar = {
@@ -177,6 +182,7 @@ class Vllm(Service):
 
 class SgLang(Service):
     preset = "sglang"
+    pages: ClassVar = {"/": "Ollama is running"}
     begins_resident = True
     tells_busy = True
     routes: ClassVar = {
@@ -220,6 +226,9 @@ class SgLang(Service):
 
 class TabbyApi(Service):
     preset = "tabbyapi"
+    pages: ClassVar = {
+        "/openapi.json": {"paths": {"/v1/model/load": {}, "/v1/model/embedding/load": {}}},
+    }
     parameters: ClassVar = {"model": "m"}
     routes: ClassVar = {
         "GET /health": "health",
@@ -269,8 +278,11 @@ class KoboldCpp(Service):
         "GET /api/v1/model": "model",
         "POST /api/admin/reload_config": "reload",
         # It answers routes of others, too.
+        "GET /api/version": "elsewhere",
         "GET /api/ps": "elsewhere",
         "GET /system_stats": "elsewhere",
+        "GET /prompt": "count",
+        "GET /sdapi/v1/memory": "memory",
     }
     jobs = ("POST /api/v1/generate", "POST /v1/chat/completions")
     looks = ("GET /api/extra/perf", "GET /api/v1/model")
@@ -288,6 +300,12 @@ class KoboldCpp(Service):
 
     async def elsewhere(self, _: web.Request) -> web.Response:
         return ok({"models": []})
+
+    async def count(self, _: web.Request) -> web.Response:
+        return ok({"exec_info": {"queue_remaining": 0}})
+
+    async def memory(self, _: web.Request) -> web.Response:
+        return ok({"ram": {}, "cuda": {}})
 
     async def perf(self, _: web.Request) -> web.Response:
         return ok({"queue": 0, "idle": 0 if self.computing else 1})

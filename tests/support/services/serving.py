@@ -11,6 +11,7 @@ from tests.support.services.base import Service, empty, metrics, ok
 
 class Triton(Service):
     preset = "triton"
+    pages: ClassVar = {"/v2": {"name": "triton", "version": "2.60.0"}}
     parameters: ClassVar = {"model": "m"}
     tells_busy = True
     routes: ClassVar = {

@@ -11,6 +11,7 @@ from tests.support.services.base import Service, empty, ok
 
 class Speaches(Service):
     preset = "speaches"
+    pages: ClassVar = {"/openapi.json": {"paths": {"/api/ps": {}, "/api/ps/{model_id}": {}}}}
     parameters: ClassVar = {"model": "Systran/faster-whisper-small"}
     routes: ClassVar = {
         "GET /health": "health",
@@ -57,6 +58,7 @@ class Speaches(Service):
 
 class Kokoro(Service):
     preset = "kokoro-fastapi"
+    pages: ClassVar = {"/openapi.json": {"paths": {"/dev/captioned_speech": {}, "/dev/unload": {}}}}
     tells_resident = False
     routes: ClassVar = {"GET /health": "health", "POST /dev/unload": "unload"}
     jobs = ("POST /v1/audio/speech",)
