@@ -29,9 +29,11 @@ from mgpu.config.keys import api_keys, secrets_of_environment
 from mgpu.config.model import Config, ConsumerConfig
 from mgpu.config.policy import policy
 from mgpu.config.reload import controlled_otherwise
+from mgpu.config.workflow import WorkflowError
 from mgpu.consumers.wire import control_session
 from mgpu.core.effects import Measured
 from mgpu.core.views import Snapshot
+from mgpu.errors import ConfigError
 from mgpu.ports import Measurement, Placement
 from mgpu.simulation.recorder import TraceRecorder
 from mgpu.store.fence import SqliteFenceStore, database_path
@@ -74,6 +76,10 @@ class Running:
             name: self.world.controller(name, config.consumers[name])
             for name in controlled_otherwise(self.config, config)
         }
+        try:
+            reconfigure(self.app, config)
+        except WorkflowError as error:  # its file has changed since it was checked
+            raise ConfigError(str(error)) from error
         logs.configure(secrets=secrets(config))
         self.world.configure(config, controllers)
         self.measurements.configure(fingerprints(config))
@@ -81,7 +87,6 @@ class Running:
         self.broker.reconfigure(rules, controllers)
         if self.recorder is not None:
             self.recorder.configure(rules)
-        reconfigure(self.app, config)
         leaving = self.broker.snapshot().consumers.keys() - config.consumers.keys()
         others = {name: self.config.consumers[name] for name in leaving}
         self.config = config.model_copy(update={"consumers": {**config.consumers, **others}})
