@@ -33,6 +33,7 @@ def check(world: World, grant: Grant, granted: Job) -> None:
         for job in consumer.waiting:
             older = job.seq < granted.seq
             late = older and job.arrived_at < limit - EPSILON_S
+            late = late and (same or not _loads_meanwhile(world, consumer))
             hold(not late, f"{granted.id} overtakes {job.id}, which waits for too long")
             before = (-job.priority, job.seq) < (-granted.priority, granted.seq)
             if before and not overdue and (same or strict):
@@ -41,6 +42,12 @@ def check(world: World, grant: Grant, granted: Job) -> None:
                 free = len(consumer.running) < consumer.policy.concurrency
                 resident = consumer.state is S.RESIDENT and free
                 hold(not resident, f"{granted.id} takes the turn of {job.id}")
+
+
+def _loads_meanwhile(world: World, overdue: Consumer) -> bool:
+    """Whether ``planned`` may let others compute that are through before this one's load is."""
+    known = overdue.averages.load.seconds is not None
+    return known and world.state.policy.order is Order.PLANNED and overdue.name in world.state.swaps
 
 
 def _places(world: World, consumer: Consumer) -> set[int]:
