@@ -316,6 +316,7 @@ def _is_no_easier(turn: Turn, other: Turn) -> bool:
     return (
         one.policy.gpus == two.policy.gpus
         and not two.policy.can_coexist_with
+        and one.footprint_mib >= two.footprint_mib
         and one.footprint_mib - vram.kept_mib(one) >= two.footprint_mib - vram.kept_mib(two)
         and turn.claim.priority <= other.claim.priority < math.inf
     )
