@@ -115,7 +115,8 @@ def roomiest(state: State, target: Consumer) -> tuple[int, ...]:
 def fits(state: State, target: Consumer, gpus: tuple[int, ...], gone: frozenset[str]) -> bool:
     """Whether a target may begin to load, by the books and by measurement, were ``gone`` absent."""
     need_mib = vram.share_mib(target.footprint_mib, gpus)
-    return all(
+    there = {c.name for c in state.consumers.values() if c.state in vram.HOLDING | {S.LOADING}}
+    return not _too_many(state, target, there - gone) and all(
         state.gpus[index].healthy
         and need_mib <= vram.available_mib(state, state.gpus[index], target.name, without=gone)
         for index in gpus
@@ -183,15 +184,17 @@ def promised(state: State) -> frozenset[str]:
     return frozenset(victim for swap in state.swaps.values() for victim in swap.victims)
 
 
-def _too_many(state: State, target: Consumer) -> int:
-    """How many consumers must leave so that ``max_resident`` holds with the target resident."""
+def _to_leave(state: State, target: Consumer) -> int:
+    """How many of those that are there, or are to come, must leave for a target by their number."""
+    there = {c.name for c in state.consumers.values() if c.state in vram.HOLDING}
+    return _too_many(state, target, there | state.swaps.keys())
+
+
+def _too_many(state: State, target: Consumer, there: set[str]) -> int:
+    """By how many ``max_resident`` is exceeded with a target beside those that are there."""
     if not state.policy.max_resident:
         return 0
-    others = sum(
-        c.state in vram.HOLDING or c.name in state.swaps
-        for c in state.consumers.values()
-        if c is not target and not c.policy.vram_managed
-    )
+    others = sum(not state.consumers[name].policy.vram_managed for name in there - {target.name})
     return max(0, others + 1 - state.policy.max_resident)
 
 
@@ -205,7 +208,7 @@ def _plan_on(  # noqa: PLR0913 - as plan
     everybody: bool,
 ) -> Plan | None:
     shortage_mib = _shortage_mib(state, target, gpus, at)
-    too_many = _too_many(state, target)
+    too_many = _to_leave(state, target)
     ranked = eviction.ranked(state)
     candidates = [
         c
@@ -262,7 +265,7 @@ def _could_fit_later(state: State, target: Consumer, gpus: tuple[int, ...], at: 
         )
         if need_mib > gpu.total_mib - foreign_mib - kept_mib:
             return False
-    return len(others) - len(staying) >= _too_many(state, target)
+    return len(others) - len(staying) >= _to_leave(state, target)
 
 
 def _may_make_room(state: State, target: Consumer, other: Consumer) -> bool:
