@@ -98,6 +98,18 @@ def test_nobody_is_evicted_whom_the_queue_still_needs() -> None:
     assert play.arrive("3", "c") == ["unload idle"]
 
 
+def test_one_that_needs_less_finds_room_where_one_that_kept_more_does_not() -> None:
+    """A load needs its whole footprint as free, also what is taken by its own leftover."""
+    play = planned(
+        resident("busy", 8000), absent("kept", 8000, residual_mib=6000), absent("small", 5000),
+        total_mib=20000, free_mib=5500,
+    )  # fmt: skip
+    play.arrive("1", "busy")
+    assert play.arrive("2", "kept") == []
+    assert play.arrive("3", "kept") == []
+    assert play.arrive("4", "small") == ["load small"]
+
+
 def test_a_load_begins_early_enough_to_be_over_when_its_job_becomes_overdue() -> None:
     """It may then take the place of who has jobs waiting that came later."""
     play = planned(resident("a"), resident("b"), absent("c"), total_mib=16000, max_overtake_s=20)
