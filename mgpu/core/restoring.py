@@ -7,11 +7,12 @@ knapsack's (R. Bellman, "Dynamic Programming", 1957; here by branch and bound, e
 ``EXACT`` consumers, beyond that by worth per MiB). It is worth having when it saves more than
 bringing it about costs, which also keeps two sets of nearly the same worth from taking turns.
 
-One consumer at a time is brought back, by a job of the broker's own that only loads it, and in its
-turn evicts who is not of the set. It is never in a job's way: as soon as anybody else waits, it is
-given up, or, when it loads already, does not count as one of the loads at once; and who was brought
-back may be evicted at once. A load that was begun is not broken off, so a job that needs its room
-waits for its end.
+One consumer at a time is brought back, by a job of the broker's own that only loads it. In its turn
+it evicts idle ones that are not of the set; a job for one of those pays for its reload, as after
+any eviction. It is never in a job's way: as soon as anybody else waits, it is given up, or, when it
+loads already, does not count as one of the loads at once; and who was brought back may be evicted
+at once. A load that was begun is not broken off, so a job that needs its room waits for its end,
+and for nothing else of it.
 
 Left out are consumers that a person has unloaded, those that are unloaded when idle, and those that
 load by their own first job or live on several GPUs.
