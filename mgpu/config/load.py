@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mgpu.config import environment, files, future, preset_merge, reload
+from mgpu.config import environment, files, preset_merge, reload
 from mgpu.config.checks import check
 from mgpu.config.document import Document
 from mgpu.config.messages import sentences
@@ -82,7 +82,6 @@ def read(path: Path, *, running: Config | None = None) -> Loaded:
     _check_doubtful(file, report)
     data = _merged(file.data, overlay.data)
     filled = preset_merge.fill_in(data, path.parent, report)
-    future.drop(data, report)
     _check_booleans(data, report)
     consumers = data.get("consumers", {})
     names = frozenset(consumers) if isinstance(consumers, dict) else None

@@ -130,6 +130,7 @@ class SchedulerConfig(Section):
     max_resident: Annotated[int, Field(ge=0)] = 0
     prefetch: bool = True
     max_parallel_loads: Annotated[int, Field(gt=0)] = 2
+    restore_when_idle: bool = False
     when_nothing_to_evict: NothingToEvict = NothingToEvict.REJECT
 
 

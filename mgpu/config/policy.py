@@ -23,6 +23,7 @@ def policy(config: Config) -> Policy:
         max_resident=scheduler.max_resident,
         prefetch=scheduler.prefetch,
         max_parallel_loads=scheduler.max_parallel_loads,
+        restore_when_idle=scheduler.restore_when_idle,
         settle_timeout_s=config.gpu.settle_timeout_s,
     )
 

@@ -49,6 +49,8 @@ def arrive(step: Step, event: JobArrived) -> None:
         return
     state.jobs[job.id] = job
     state.waiting += 1
+    if event.kind is JobKind.COMPUTE and len(consumer.waiting) == 0 and not consumer.running:
+        consumer.averages.demand.add(step.at)
     consumer.waiting.add(job)
     longest_s = state.policy.max_wait_s
     wait_s = longest_s if event.max_wait_s is None else min(event.max_wait_s, longest_s)
@@ -118,6 +120,7 @@ def grant(step: Step, consumer: Consumer, job: Job) -> None:
     job.token = state.next_token
     state.next_token += 1
     consumer.running[job.id] = job
+    consumer.unasked = False
     for index in consumer.gpus:
         state.gpus[index].holders.setdefault(consumer.name, step.at)
     times = consumer.swap_times

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 
 from mgpu.core import ordering, placement, vram
 from mgpu.core.averages import Average
-from mgpu.core.effects import Effect, Finish, LoadMeasured, UnloadMeasured
+from mgpu.core.effects import Effect, Finish, UnloadMeasured
 from mgpu.core.jobs import Job
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.model import LockMode, Order, Outcome
@@ -34,13 +34,11 @@ Lane = int | str
 
 
 def learn(state: State, effects: Iterable[Effect]) -> None:
-    """Keep what was measured in one step."""
+    """Keep what was measured in one step; loads are ``mgpu.core.bandwidth``'s."""
     for effect in effects:
         match effect:
             case Finish(outcome=Outcome.DONE) if effect.run_s > 0:
                 state.consumers[effect.consumer].averages.job.add(effect.run_s)
-            case LoadMeasured(name, True, float(seconds)):
-                state.consumers[name].averages.load.add(seconds)
             case UnloadMeasured(name, True, seconds):
                 state.consumers[name].averages.unload.add(seconds)
             case _:

@@ -129,6 +129,8 @@ class Policy:
     prefetch: bool = True
     """Load consumers while others compute."""
     max_parallel_loads: int = 2
+    restore_when_idle: bool = False
+    """Bring consumers back while nobody waits."""
     settle_timeout_s: float = 5.0
 
 

@@ -1,8 +1,7 @@
 """Where a target goes, and who must leave for it.
 
 The whole set of victims is planned before anybody is asked to leave: if it cannot suffice, nobody
-is. Victims are taken in the order of ``mgpu.core.eviction`` until the target fits; then every
-victim that turned out not to be needed is spared, the last one taken first.
+is. Of the sets that do, ``mgpu.core.eviction`` chooses.
 
 What may be a victim: resident, idle (also by its own word), without waiting jobs that keep its
 place (``state.Claim``), not pinned, not just loaded (``min_resident_s``), with a way to be
@@ -90,9 +89,9 @@ def plan(  # noqa: PLR0913 - what is asked, and how hard
     first, and then may be. ``everybody``: take all permitted victims, needed or not (a load has
     failed although there was room by the books).
     """
-    spared = frozenset(
-        c.name for c in state.consumers.values() if c.waiting and claim.spares(c.waiting)
-    )
+    spared = frozenset(c.name for c in state.consumers.values() if c.waiting and claim.spares(c))
+    if target.name == state.restoring:
+        spared |= state.restore_keeps
     plans: list[tuple[int, int, Plan]] = []
     hope = False
     for gpus in choices(state, target):
@@ -116,7 +115,8 @@ def roomiest(state: State, target: Consumer) -> tuple[int, ...]:
 def fits(state: State, target: Consumer, gpus: tuple[int, ...], gone: frozenset[str]) -> bool:
     """Whether a target may begin to load, by the books and by measurement, were ``gone`` absent."""
     need_mib = vram.share_mib(target.footprint_mib, gpus)
-    return all(
+    there = {c.name for c in state.consumers.values() if c.state in vram.HOLDING | {S.LOADING}}
+    return not _too_many(state, target, there - gone) and all(
         state.gpus[index].healthy
         and need_mib <= vram.available_mib(state, state.gpus[index], target.name, without=gone)
         for index in gpus
@@ -156,17 +156,15 @@ def _evictable(state: State, target: Consumer, victim: Consumer, at: float) -> b
         and not victim.running
         and not victim.busy
         and _permitted(target, victim)
-        and victim.resident_since + state.policy.min_resident_s <= at
+        and (victim.unasked or victim.resident_since + state.policy.min_resident_s <= at)
     )
 
 
-def _shortage_mib(
-    state: State, target: Consumer, gpus: tuple[int, ...], at: float
-) -> dict[int, int]:
+def _shortage_mib(state: State, target: Consumer, gpus: tuple[int, ...], at: float) -> list[int]:
     """What is missing on each GPU; what victims of other swaps will give back is not."""
     need_mib = vram.share_mib(target.footprint_mib, gpus)
     leaving = promised(state)
-    short_mib = {}
+    short_mib = []
     for index in gpus:
         gpu = state.gpus[index]
         owed_mib = vram.owed_mib(gpu, at) + sum(
@@ -177,7 +175,7 @@ def _shortage_mib(
         available_mib = vram.available_mib(
             state, gpu, target.name, without=leaving, owed_mib=owed_mib
         )
-        short_mib[index] = need_mib - available_mib
+        short_mib.append(need_mib - available_mib)
     return short_mib
 
 
@@ -186,25 +184,18 @@ def promised(state: State) -> frozenset[str]:
     return frozenset(victim for swap in state.swaps.values() for victim in swap.victims)
 
 
-def _too_many(state: State, target: Consumer) -> int:
-    """How many consumers must leave so that ``max_resident`` holds with the target resident."""
+def _to_leave(state: State, target: Consumer) -> int:
+    """How many of those that are there, or are to come, must leave for a target by their number."""
+    there = {c.name for c in state.consumers.values() if c.state in vram.HOLDING}
+    return _too_many(state, target, there | state.swaps.keys())
+
+
+def _too_many(state: State, target: Consumer, there: set[str]) -> int:
+    """By how many ``max_resident`` is exceeded with a target beside those that are there."""
     if not state.policy.max_resident:
         return 0
-    others = sum(
-        c.state in vram.HOLDING or c.name in state.swaps
-        for c in state.consumers.values()
-        if c is not target and not c.policy.vram_managed
-    )
+    others = sum(not state.consumers[name].policy.vram_managed for name in there - {target.name})
     return max(0, others + 1 - state.policy.max_resident)
-
-
-def _suffices(
-    victims: list[Consumer], gpus: tuple[int, ...], shortage_mib: dict[int, int], too_many: int
-) -> bool:
-    return len(victims) >= too_many and all(
-        sum(vram.gain_mib(v) for v in victims if index in v.gpus) >= shortage_mib[index]
-        for index in gpus
-    )
 
 
 def _plan_on(  # noqa: PLR0913 - as plan
@@ -217,7 +208,7 @@ def _plan_on(  # noqa: PLR0913 - as plan
     everybody: bool,
 ) -> Plan | None:
     shortage_mib = _shortage_mib(state, target, gpus, at)
-    too_many = _too_many(state, target)
+    too_many = _to_leave(state, target)
     ranked = eviction.ranked(state)
     candidates = [
         c
@@ -228,7 +219,8 @@ def _plan_on(  # noqa: PLR0913 - as plan
     ]
     if everybody:
         return Plan(gpus, tuple(c.name for c in candidates))
-    if _suffices([], gpus, shortage_mib, too_many):
+    needs = [*shortage_mib, too_many]
+    if max(needs) <= 0:
         return Plan(gpus)
     leaving = promised(state)
     if any(
@@ -236,18 +228,14 @@ def _plan_on(  # noqa: PLR0913 - as plan
         for c in ranked
     ):
         return None
-    chosen: list[Consumer] = []
-    for candidate in candidates:
-        if _suffices(chosen, gpus, shortage_mib, too_many):
-            break
-        chosen.append(candidate)
-    if not _suffices(chosen, gpus, shortage_mib, too_many):
-        return None
-    for candidate in reversed(chosen.copy()):
-        fewer = [c for c in chosen if c is not candidate]
-        if _suffices(fewer, gpus, shortage_mib, too_many):
-            chosen = fewer
-    return Plan(gpus, tuple(c.name for c in chosen))
+    gains = {c.name: _gains(c, gpus) for c in candidates}
+    chosen = eviction.choose(state, candidates, at, needs, gains)
+    return None if chosen is None else Plan(gpus, tuple(c.name for c in chosen))
+
+
+def _gains(victim: Consumer, gpus: tuple[int, ...]) -> list[int]:
+    """What each of these GPUs gets back when a victim leaves, and that it is one less."""
+    return [*(vram.gain_mib(victim) if index in victim.gpus else 0 for index in gpus), 1]
 
 
 def _will_be_gone(consumer: Consumer) -> bool:
@@ -277,7 +265,7 @@ def _could_fit_later(state: State, target: Consumer, gpus: tuple[int, ...], at: 
         )
         if need_mib > gpu.total_mib - foreign_mib - kept_mib:
             return False
-    return len(others) - len(staying) >= _too_many(state, target)
+    return len(others) - len(staying) >= _to_leave(state, target)
 
 
 def _may_make_room(state: State, target: Consumer, other: Consumer) -> bool:

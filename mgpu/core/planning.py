@@ -11,11 +11,17 @@ Of those to come, the next to load is the one whose waiting jobs are worth it so
 ``job_s + load_s / waiting``, Smith's rule for a batch that must be loaded once. With everything
 known beforehand this loads each consumer that has jobs and is not there exactly once, and no order
 can do with less. Before all others comes who will be overdue by the time its load is over
-(``max_overtake_s``), since the GPU would wait for that load.
+(``max_overtake_s``), since the GPU would wait for that load. Who leaves for it is the set of those
+without waiting jobs whose return is expected to cost least (``mgpu.core.eviction``); only when
+those do not suffice, one with waiting jobs gives up its place, if all together wait less then.
+
+While an overdue job's own consumer loads, others may compute, as long as they are expected to be
+through before it can begin: that takes nothing from it.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 from mgpu.core.jobs import Job
@@ -52,6 +58,57 @@ def reload_s(consumer: Consumer) -> float:
     return load_s(consumer) + (consumer.averages.unload.seconds or 0.0)
 
 
+def absence_cost(consumer: Consumer, at: float) -> float:
+    """What a consumer's absence is expected to cost: how often it is asked for, times a reload.
+
+    In seconds over the time that arrivals are remembered for (``averages.MEMORY_S``).
+    """
+    return consumer.averages.demand.at(at) * reload_s(consumer)
+
+
+def better_later(state: State, target: Consumer, at: float) -> frozenset[str]:
+    """The resident whose waiting jobs had best be done after those of an absent target, if any.
+
+    It is the one by whose place the jobs of both together gain most: those of the target need not
+    wait for it to be through, and its own wait for the detour (it leaves, the target comes, is
+    served and leaves, it comes back). It may not compute, nor have a job waiting that is overdue or
+    goes before by priority, and a target's job that was there when it began to load has seen that
+    it goes first: so no two of them drive each other out over the same jobs.
+    """
+    if state.policy.order is not Order.PLANNED or not state.policy.prefetch:
+        return frozenset()
+    common_s = _common_job_s(state)
+    head, _ = target.waiting.head(at, math.inf)
+    there_s = reload_s(target) + _work_s(target, common_s)
+    most_s, best = 0.0, frozenset[str]()
+    for other in state.consumers.values():
+        if other.state is ConsumerState.RESIDENT and other.waiting and not other.running:
+            gain_s = len(target.waiting) * _work_s(other, common_s)
+            loss_s = len(other.waiting) * (there_s + reload_s(other))
+            if gain_s - loss_s > most_s and _may_be_put_off(state, other, head, at):
+                most_s, best = gain_s - loss_s, frozenset({other.name})
+    return best
+
+
+def _may_be_put_off(state: State, other: Consumer, job: Job, at: float) -> bool:
+    """Whether a resident's waiting jobs may be put off for a job that came later."""
+    first, overdue = other.waiting.head(at, state.policy.max_overtake_s)
+    times = other.swap_times
+    since = first.arrived_at if times is None else times.load_started_at
+    return (
+        job.arrived_at > since
+        and first.priority <= job.priority
+        and not overdue
+        and not soon_overdue(state, other, first, at)
+    )
+
+
+def _work_s(consumer: Consumer, common_s: float) -> float:
+    """How long a consumer's waiting jobs are going to compute."""
+    own_s = consumer.averages.job.seconds
+    return len(consumer.waiting) * (common_s if own_s is None else own_s)
+
+
 def ranks(state: State, at: float) -> Callable[[Consumer, Job], tuple[float, ...]]:
     """What to sort consumers with waiting jobs by, smallest first."""
     common_s = _common_job_s(state)
@@ -74,6 +131,25 @@ def soon_overdue(state: State, consumer: Consumer, job: Job, at: float) -> bool:
         return False
     # Somebody else's unload comes before its load; its own is as good a guess as any.
     return job.arrived_at + state.policy.max_overtake_s - reload_s(consumer) <= at
+
+
+def blocked_until(state: State, consumer: Consumer, at: float) -> float:
+    """The moment before which an absent consumer is not expected to compute, whatever others do.
+
+    That is when its load is through; the past where it has no room yet, or of no load is known how
+    long it takes.
+    """
+    swap = state.swaps.get(consumer.name)
+    known_s = consumer.averages.load.seconds
+    if swap is None or known_s is None or state.policy.order is not Order.PLANNED:
+        return -math.inf
+    return (at if swap.load_started_at is None else swap.load_started_at) + known_s
+
+
+def is_over_by(consumer: Consumer, at: float, until: float) -> bool:
+    """Whether a job of a consumer that begins now is expected to be over by a moment."""
+    known_s = consumer.averages.job.seconds
+    return known_s is not None and at + known_s <= until
 
 
 def _common_job_s(state: State) -> float:

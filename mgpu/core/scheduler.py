@@ -7,7 +7,7 @@ events, waiting is an effect, and the same events give the same effects. One cal
 2. looks whether memory that was given back shows,
 3. lets everybody leave while it is paused, and those who were taken out of the configuration,
 4. takes every swap as far as it goes,
-5. asks for pinned consumers that are not there,
+5. asks for pinned consumers that are not there, or for those worth having when nobody waits,
 6. serves the waiting, in the order of ``mgpu.core.ordering``,
 7. unloads who has been idle for long enough,
 8. notes whose memory cannot be told from another's any more,
@@ -19,21 +19,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import assert_never
 
 from mgpu.core import (
     admission,
+    bandwidth,
     disturbance,
     estimates,
     keepalive,
     ordering,
     pausing,
     placement,
+    planning,
     preloading,
     probing,
     reloading,
     restarting,
+    restoring,
     swapping,
     unloading,
     vram,
@@ -97,13 +101,17 @@ class Scheduler:
         if _concerns_nobody(step.state, event):
             _turn_away(step, event)
             return step.effects
+        bandwidth.watch(step)
         _take_in(step, event)
         unloading.watch(step)
         reloading.watch(step)
         pausing.watch(step)
+        restoring.give_way(step)
         swapping.advance(step)
         preloading.watch(step)
+        restoring.watch(step)
         _serve_all(step)
+        restoring.give_up(step)
         if isinstance(event, JobArrived):
             admission.hold_to_bounds(step, event.job)
         keepalive.watch(step)
@@ -270,13 +278,15 @@ def _serve_all(step: Step) -> None:
     while served and not (state.draining or state.paused):
         served = False
         claims: dict[int, float] = {}
+        until: dict[int, float] = {}
         turns = ordering.turns(state, step.at)
         lowest = min((turn.job.priority for turn in turns), default=0)
         ahead = state.policy.prefetch
         without_room: list[Turn] = []
         for turn in turns:
             absent = turn.consumer.state is S.ABSENT and turn.consumer.name not in state.swaps
-            may = not _held_up(state, turn, claims) or (ahead and absent)
+            held_up = _held_up(state, turn, claims) or _too_long(step, turn, until)
+            may = not held_up or (ahead and absent)
             # With many consumers to come, trying each would cost more than the loads are worth.
             hopeless = absent and any(_is_no_easier(turn, other) for other in without_room)
             if may and not hopeless and _serve(step, turn):
@@ -286,6 +296,11 @@ def _serve_all(step: Step) -> None:
                 without_room.append(turn)
             # Who is held up may load all the same, as long as everybody before it has its room.
             ahead = ahead and not absent
+            blocked_until = planning.blocked_until(state, turn.consumer, step.at)
+            if turn.barrier and blocked_until > step.at:
+                for index in placement.where(state, turn.consumer):
+                    until[index] = min(blocked_until, until.get(index, math.inf))
+                continue
             claim = _claim(state, turn)
             if claim > lowest:
                 for index in placement.where(state, turn.consumer):
@@ -301,6 +316,7 @@ def _is_no_easier(turn: Turn, other: Turn) -> bool:
     return (
         one.policy.gpus == two.policy.gpus
         and not two.policy.can_coexist_with
+        and one.footprint_mib >= two.footprint_mib
         and one.footprint_mib - vram.kept_mib(one) >= two.footprint_mib - vram.kept_mib(two)
         and turn.claim.priority <= other.claim.priority < math.inf
     )
@@ -311,6 +327,14 @@ def _held_up(state: State, turn: Turn, claims: Mapping[int, float]) -> bool:
     return bool(claims) and any(
         claims.get(index, -math.inf) > turn.job.priority
         for index in placement.where(state, turn.consumer)
+    )
+
+
+def _too_long(step: Step, turn: Turn, until: Mapping[int, float]) -> bool:
+    """Whether a job might keep an overdue one waiting that cannot compute before a moment."""
+    return any(
+        index in until and not planning.is_over_by(turn.consumer, step.at, until[index])
+        for index in placement.where(step.state, turn.consumer)
     )
 
 
@@ -340,9 +364,7 @@ def _serve(step: Step, turn: Turn) -> bool:
             admission.grant(step, consumer, turn.job)
             return True
         case S.ABSENT:
-            return consumer.name not in step.state.swaps and swapping.request(
-                step, consumer, turn.claim
-            )
+            return consumer.name not in step.state.swaps and _request(step, turn)
         case S.COOLDOWN | S.QUARANTINED:
             admission.refuse_waiting(step, consumer, admission.cooldown_refusal(step, consumer))
             return True
@@ -350,6 +372,16 @@ def _serve(step: Step, turn: Turn) -> bool:
             return False
         case _:
             assert_never(consumer.state)
+
+
+def _request(step: Step, turn: Turn) -> bool:
+    """Make room for an absent consumer, if need be where somebody had better wait."""
+    if swapping.request(step, turn.consumer, turn.claim):
+        return True
+    if not vram.figures_are_fresh(step.state, step.at):
+        return False
+    over = planning.better_later(step.state, turn.consumer, step.at)
+    return bool(over) and swapping.request(step, turn.consumer, replace(turn.claim, over=over))
 
 
 def _set_pace(step: Step) -> None:

@@ -26,9 +26,14 @@ class Claim:
 
     priority: float
     seq: float = math.inf
+    over: frozenset[str] = frozenset()
+    """Names of consumers that had better wait (``mgpu.core.planning``)."""
 
-    def spares(self, waiting: Waiting) -> bool:
-        """Whether a consumer with these jobs keeps its place."""
+    def spares(self, consumer: Consumer) -> bool:
+        """Whether a consumer with jobs waiting keeps its place."""
+        waiting = consumer.waiting
+        if consumer.name in self.over:
+            return False
         came_before = waiting.oldest_seq() < self.seq
         if math.isinf(self.priority):
             return came_before
@@ -76,6 +81,8 @@ class Swap:
     computed: nothing is learned from it."""
     blurred: bool = False
     """Somebody else came or went on its GPUs: how far it has got cannot be seen any more."""
+    beside_s: float = 0.0
+    """For so long its load has not been the only one."""
     forced: bool = False
     """Load even though nothing could be evicted (``when_nothing_to_evict: attempt``)."""
 
@@ -156,6 +163,10 @@ class Consumer:
     """The broker's own last job that was to load it."""
     preload_tries: int = 0
     preload_after: float = -math.inf
+    restore_after: float = -math.inf
+    """When it may be brought back (again), by ``mgpu.core.restoring``."""
+    unasked: bool = False
+    """It was brought back, and no job of its has come since."""
     history: deque[str] = field(default_factory=lambda: deque(maxlen=HISTORY))
 
     def __post_init__(self) -> None:
@@ -255,7 +266,16 @@ class State:
     pause_requests: list[str] = field(default_factory=list)
     """People who wait for everybody to have left."""
     sampling_fast: bool = False
+    handled_at: float = 0.0
+    """When the last event happened."""
+    load_loss: float = 0.0
+    """What each second beside another load costs a load, 0 to 1 (``mgpu.core.bandwidth``)."""
     credit_floor: float = 0.0
     """The largest credit that anybody was evicted with."""
+    restoring: str = ""
+    """The consumer that is being brought back (``mgpu.core.restoring``), and the job for it."""
+    restore_job: str = ""
+    restore_keeps: frozenset[str] = frozenset()
+    """Names of those that must not leave for it."""
     evictions: int = 0
     loads: int = 0

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from mgpu.core import eviction, measuring, placement, unloading, vram
+from mgpu.core import bandwidth, eviction, measuring, placement, unloading, vram
 from mgpu.core.admission import refuse_waiting, satisfy_loads
 from mgpu.core.effects import Evicted, FootprintLearned, LoadMeasured, Sample, StartLoad
 from mgpu.core.events import TimerKind
@@ -73,6 +73,7 @@ def load_ended(step: Step, target: Consumer, error: str | None) -> None:
     # A probe that was sent during the load says nothing about what came of it.
     target.attempt += 1
     if error is None:
+        bandwidth.learn(step.state, target, swap, seconds)
         target.failures = 0
         target.retrying = False
         _resident(step, target, swap, "loaded")
@@ -111,7 +112,9 @@ def _busy(step: Step) -> frozenset[int]:
     """
     policy = step.state.policy
     if policy.prefetch:
-        full = len(step.state.swaps) >= policy.max_parallel_loads
+        # Nobody waits for one that is being brought back.
+        loads = len(step.state.swaps.keys() - {step.state.restoring})
+        full = loads >= bandwidth.most_loads(step.state)
         return frozenset(step.state.gpus) if full else frozenset()
     exclusive = policy.lock is LockMode.EXCLUSIVE
     computing = {g.index for g in step.state.gpus.values() if exclusive and g.holders}
@@ -120,8 +123,10 @@ def _busy(step: Step) -> frozenset[int]:
 
 
 def _start(step: Step, swap: Swap, victims: tuple[str, ...]) -> None:
+    target = step.state.consumers[swap.target]
+    target.gpus = swap.gpus
+    target.unasked = step.state.restoring == swap.target
     step.state.swaps[swap.target] = swap
-    step.state.consumers[swap.target].gpus = swap.gpus
     _evict(step, swap, victims)
     _advance(step, swap)
 
@@ -247,6 +252,7 @@ def _retry(step: Step, target: Consumer, swap: Swap, error: str) -> None:
     unloading.answer(step, target, None)
     target.retrying = True
     swap.load_started_at = None
+    swap.beside_s = 0.0
     settle_s = step.state.policy.settle_timeout_s
     for index in swap.gpus:
         # What the failed load held.

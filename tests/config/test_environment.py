@@ -75,11 +75,6 @@ def test_variables_of_the_client_are_no_configuration(
         ("MGPU_SCHEDULER__MAX_WAIT_S", "inf", "scheduler.max_wait_s: must be a finite number"),
         ("MGPU_SERVER__LISTEN", "", "server.listen: must be HOST:PORT, [IPV6]:PORT or unix:/PATH"),
         ("MGPU_CONSUMERS__STT__PRIORITY", "1", "consumers.stt.url: is required"),
-        (
-            "MGPU_SCHEDULER__RESTORE_WHEN_IDLE",
-            "true",
-            "scheduler.restore_when_idle: is not supported by this version yet",
-        ),
     ],
 )
 def test_a_problem_of_the_environment_names_the_variable(

@@ -40,6 +40,7 @@ def test_every_rule_is_handed_on() -> None:
                 "max_overtake_s": 5,
                 "min_resident_s": 6,
                 "max_resident": 7,
+                "restore_when_idle": True,
                 "when_nothing_to_evict": "attempt",
             },
         }
@@ -56,6 +57,7 @@ def test_every_rule_is_handed_on() -> None:
         max_overtake_s=5,
         min_resident_s=6,
         max_resident=7,
+        restore_when_idle=True,
         when_nothing_to_evict=NothingToEvict.ATTEMPT,
     )
 

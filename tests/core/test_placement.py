@@ -218,6 +218,21 @@ def test_max_resident_waits_for_who_is_leaving_on_another_gpu() -> None:
     assert play.leaves("a") == ["answer r", "load c on 1"]
 
 
+def test_max_resident_counts_a_victim_that_failed_to_leave() -> None:
+    play = Playbook(resident("a", 100), absent("b", 100), max_resident=1)
+    assert play.arrive("1", "b") == ["unload a"]
+    assert play.unload_fails("a") == ["rejected 1: vram-unavailable"]
+
+
+def test_max_resident_takes_another_victim_for_one_that_failed_to_leave() -> None:
+    play = Playbook(resident("a", 100), resident("b", 100), absent("c", 100), max_resident=2)
+    play.use("a")
+    play.use("b")
+    assert play.arrive("1", "c") == ["unload a"]
+    assert play.unload_fails("a") == ["unload b"]
+    assert play.leaves("b") == ["load c"]
+
+
 # Several GPUs
 
 

@@ -98,6 +98,18 @@ def test_nobody_is_evicted_whom_the_queue_still_needs() -> None:
     assert play.arrive("3", "c") == ["unload idle"]
 
 
+def test_one_that_needs_less_finds_room_where_one_that_kept_more_does_not() -> None:
+    """A load needs its whole footprint as free, also what is taken by its own leftover."""
+    play = planned(
+        resident("busy", 8000), absent("kept", 8000, residual_mib=6000), absent("small", 5000),
+        total_mib=20000, free_mib=5500,
+    )  # fmt: skip
+    play.arrive("1", "busy")
+    assert play.arrive("2", "kept") == []
+    assert play.arrive("3", "kept") == []
+    assert play.arrive("4", "small") == ["load small"]
+
+
 def test_a_load_begins_early_enough_to_be_over_when_its_job_becomes_overdue() -> None:
     """It may then take the place of who has jobs waiting that came later."""
     play = planned(resident("a"), resident("b"), absent("c"), total_mib=16000, max_overtake_s=20)
@@ -119,3 +131,94 @@ def test_it_does_not_take_the_place_of_who_has_waited_longer() -> None:
     play.arrive("3", "c")
     play.after(20 - planning.load_s(play["c"]) + 0.1)
     assert play.arrive("4", "b") == []
+
+
+def long_ones(**policy: object) -> Playbook:
+    """``busy`` computes; jobs of ``slow`` wait, of 10 s each; ``quick`` finds no room."""
+    play = planned(
+        resident("busy"), resident("slow"), absent("quick", 1000), total_mib=16000, **policy
+    )
+    serve(play, "slow", 10.0)
+    serve(play, "busy", 5.0)
+    play.arrive("b", "busy")
+    return play
+
+
+def test_a_resident_gives_way_when_all_together_wait_less_then() -> None:
+    play = long_ones()
+    play.arrive("s1", "slow")
+    play.arrive("s2", "slow")
+    play.after(1.0)
+    assert play.arrive("q1", "quick") == []
+    assert play.arrive("q2", "quick") == ["unload slow"]
+
+
+def test_it_does_not_give_way_to_jobs_that_came_as_early() -> None:
+    play = long_ones()
+    play.arrive("s1", "slow")
+    play.arrive("q1", "quick")
+    assert play.arrive("q2", "quick") == []
+
+
+def test_it_does_not_give_way_to_jobs_of_a_lower_priority() -> None:
+    play = long_ones()
+    play.arrive("s1", "slow", priority=1)
+    play.after(1.0)
+    play.arrive("q1", "quick")
+    assert play.arrive("q2", "quick") == []
+
+
+@pytest.mark.parametrize("max_overtake_s", [1.0, 5.0])
+def test_it_does_not_give_way_when_it_is_overdue_or_will_soon_be(max_overtake_s: float) -> None:
+    play = long_ones(max_overtake_s=max_overtake_s)
+    play.arrive("s1", "slow")
+    play.after(2.0)
+    play.arrive("q1", "quick")
+    assert play.arrive("q2", "quick") == []
+
+
+def test_it_does_not_give_way_to_jobs_that_were_there_when_it_began_to_load() -> None:
+    """Else two consumers could drive each other out over the same jobs for ever."""
+    play = planned(resident("busy"), absent("slow"), absent("quick", 1000), total_mib=16000)
+    serve(play, "busy", 5.0)
+    play.arrive("b", "busy")
+    assert play.arrive("s1", "slow") == ["load slow"]
+    play.arrive("q1", "quick")
+    play.arrive("q2", "quick")
+    play["slow"].averages.job.add(30.0)
+    assert play.comes("slow") == []
+    assert play.states()["slow"] == "resident"
+
+
+def overdue_and_loading() -> Playbook:
+    """A job of ``slow`` is overdue, and its load is over in 4 s; ``quick`` computes for 2 s."""
+    play = planned(resident("quick", 1000), absent("slow"), resident("new", 10), max_overtake_s=5)
+    serve(play, "quick", 2.0)
+    play.arrive("s0", "slow")
+    play.after(10.0)
+    play.comes("slow")
+    play.end("s0")
+    play.unload_by_hand("slow")
+    play.leaves("slow")
+    assert play.arrive("s1", "slow") == ["load slow"]
+    play.after(6.0)
+    return play
+
+
+def test_while_an_overdue_one_loads_others_compute_that_are_through_by_then() -> None:
+    play = overdue_and_loading()
+    assert play.arrive("q1", "quick") == ["grant q1"]
+    play.after(2.5)
+    assert play.end("q1") == ["done q1"]
+    assert play.arrive("q2", "quick") == []
+    assert play.comes("slow") == ["grant s1"]
+
+
+def test_of_whom_nothing_is_known_nobody_can_say_that_it_is_through_by_then() -> None:
+    assert overdue_and_loading().arrive("n1", "new") == []
+
+
+def test_when_a_load_takes_longer_than_it_should_nobody_overtakes_the_overdue() -> None:
+    play = overdue_and_loading()
+    play.after(5.0)
+    assert play.arrive("q1", "quick") == []

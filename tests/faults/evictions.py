@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from mgpu.core.effects import Evicted
 from mgpu.core.model import ConsumerState as S
-from mgpu.core.model import NothingToEvict
-from mgpu.core.state import Consumer
+from mgpu.core.model import NothingToEvict, Order
+from mgpu.core.state import Consumer, State
 from tests.faults import books
 from tests.faults.broken import hold
 
@@ -15,11 +15,17 @@ if TYPE_CHECKING:
     from tests.faults.promises import Promises
 
 
-def check_worth(victim: Consumer, target: Consumer, what: str) -> None:
-    """One with jobs waiting makes room for a higher priority or an older job."""
-    higher = max(j.priority for j in target.waiting) > max(j.priority for j in victim.waiting)
+def check_worth(state: State, victim: Consumer, target: Consumer, now: float, what: str) -> None:
+    """One with jobs waiting makes room for a higher priority, an older job, or many short ones."""
+    ours, theirs = max(j.priority for j in target.waiting), max(j.priority for j in victim.waiting)
     older = min(j.seq for j in target.waiting) < min(j.seq for j in victim.waiting)
-    hold(higher or older, f"{what}, and its own jobs come first")
+    if ours > theirs or older:
+        return
+    hold(ours == theirs, f"{what}, and its own jobs come first")
+    hold(state.policy.order is Order.PLANNED, f"{what}, and its own jobs are older")
+    hold(state.policy.prefetch, f"{what}, and its own jobs are older")
+    since = min(j.arrived_at for j in victim.waiting)
+    hold(now - since < state.policy.max_overtake_s, f"{what}, and its jobs wait for too long")
 
 
 def check_needed(

@@ -15,7 +15,7 @@ but no judgement is left to its code. A promise that a fault excuses says which.
    when that has fired.
 7. The oldest of the highest priority never waits for what it could have.
 8. Nobody is evicted in vain: not for a target that fits without, not for one that cannot fit, not
-   for nobody, and never one that must stay.
+   for nobody, and never one that must stay; who is brought back is in nobody's way.
 9. At rest nothing is running, reserved, locked, asked for or timed but the clocks of the idle.
 10. Queues and timers are bounded.
 """
@@ -60,7 +60,7 @@ from mgpu.core.events import (
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.model import LockMode, NothingToEvict
 from mgpu.core.state import Consumer
-from tests.faults import books, conserving, evictions, turns
+from tests.faults import books, conserving, evictions, restores, turns
 from tests.faults.broken import hold
 from tests.faults.kinds import Fault
 from tests.faults.scenario import Strike, Visit
@@ -140,6 +140,8 @@ class Promises:
         self._aborted: set[str] = set()
         self._leaving: set[str] = set()
         self._resident_since: dict[str, float] = {}
+        self._unused: set[str] = set()
+        """Consumers that have done nothing since they became resident."""
         self._failed: dict[str, int] = {}
         self._not_before: dict[str, float] = {}
         self._loads_failed: dict[str, int] = {}
@@ -157,6 +159,8 @@ class Promises:
         self._where: dict[str, S] = {}
         """As before the event, and changed with each effect."""
         self.swaps_before: dict[str, frozenset[str]] = {}
+        self._job_s: dict[str, float | None] = {}
+        """What jobs took on average, as known before the event."""
         self.effects: list[Effect] = []
         self.forcing = False
         """Somebody may be loading against the books (``when_nothing_to_evict: attempt``)."""
@@ -190,6 +194,7 @@ class Promises:
         self.believed = {c.name: c.state for c in state.consumers.values()}
         self._where = self.believed.copy()
         self.swaps_before = {name: frozenset(s.victims) for name, s in state.swaps.items()}
+        self._job_s = {c.name: c.averages.job.seconds for c in state.consumers.values()}
         match event:
             case JobArrived():
                 # It may have been told late.
@@ -227,6 +232,7 @@ class Promises:
         self._check_memory()
         self._check_swaps()
         if world.state.waiting:
+            restores.check(world, effects)
             conserving.check(world, self._readable, self._read_at)
 
     def settled(self) -> None:
@@ -319,6 +325,7 @@ class Promises:
         del self._waiting[job]
         hold(grant.token > self.last_token, f"token {grant.token} after {self.last_token}")
         self.last_token = grant.token
+        self._unused.discard(name)
         hold(not world.draining, f"{job} is granted while the broker drains")
         hold(name not in self._leaving, f"{name} is on its way out, and takes {job}")
         for gpu in grant.gpus:
@@ -334,7 +341,7 @@ class Promises:
             for other, gpus in self._cut.items():
                 apart = other == name or not set(gpus) & set(grant.gpus)
                 hold(apart, f"{job} computes while {other} may do so")
-        turns.check(world, grant, state.jobs[job])
+        turns.check(world, grant, state.jobs[job], self._job_s[name])
         self._leases[job] = Lease(name, grant.token, grant.gpus)
         self._check_timer(Timer(TimerKind.RUN, job), service.spec.policy.job_timeout_s)
         if (busy_s := service.spec.policy.busy_timeout_s) is not None:
@@ -455,6 +462,7 @@ class Promises:
         elif change.new is S.RESIDENT:
             hold(name not in self._leaving, f"{name} comes back to life")
             self._resident_since[name] = now
+            self._unused.add(name)
             self._not_before.pop(name, None)
         elif change.new is S.ABSENT:
             if change.old is S.UNLOADING and change.reason == "its memory is free":
@@ -497,10 +505,12 @@ class Promises:
         coexists = target.policy.can_coexist_with
         hold(not coexists & {victim.name, "*"}, f"{what} and may stay beside it")
         since = self._resident_since.get(victim.name, -math.inf)
-        hold(since + state.policy.min_resident_s <= now + EPSILON_S, f"{what} and just came")
+        unasked = state.policy.restore_when_idle and victim.name in self._unused
+        stayed = since + state.policy.min_resident_s <= now + EPSILON_S
+        hold(unasked or stayed, f"{what} and just came")
         hold(bool(target.waiting), f"{what}, which nobody waits for")
         if victim.waiting:
-            evictions.check_worth(victim, target, what)
+            evictions.check_worth(state, victim, target, now, what)
         if (swap := state.swaps.get(target.name)) is not None:
             evictions.check_needed(self, swap.gpus, victim, target, what)
 

@@ -28,11 +28,15 @@ NAMES = ("image", "speech", "language", "vision", "music")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """One simulated service. ``tells``: its probe says whether it is resident."""
+    """One simulated service. ``tells``: its probe says whether it is resident.
+
+    ``job_s``: the mean time of the jobs that are drawn for it.
+    """
 
     policy: ConsumerPolicy
     load_s: float = 2.0
     unload_s: float = 0.4
+    job_s: float = 1.5
     tells: bool = True
 
     @property
@@ -99,7 +103,7 @@ def draw(seed: int, *, jobs: int | None = None, kinds: Sequence[Fault] | None = 
     gpus = chance.choice([1, 1, 1, 2])
     count = chance.choice([2, 3, 3, 4, 5])
     specs = tuple(_spec(chance, name, gpus) for name in NAMES[:count])
-    number = chance.choice([2, 4, 6, 8, 12]) if jobs is None else jobs
+    number = chance.choice([2, 4, 6, 8, 12] * 2 + [30]) if jobs is None else jobs
     span_s = number * chance.choice([0.3, 1.0, 2.5])
     lines: list[Line] = [_visit(chance, f"j{n}", span_s, specs) for n in range(number)]
     if kinds is None:
@@ -136,6 +140,7 @@ def _policy(chance: random.Random, specs: tuple[Spec, ...]) -> Policy:
         min_resident_s=chance.choice([0.0, 0.0, 3.0]),
         max_resident=chance.choice([0, 0, 0, 1, 2]),
         prefetch=chance.choice([True, True, False]),
+        restore_when_idle=chance.choice([True, False]),
         max_parallel_loads=chance.choice([1, 2, 3]),
         settle_timeout_s=chance.choice([2.0, 5.0]),
     )
@@ -174,16 +179,18 @@ def _spec(chance: random.Random, name: str, gpus: int) -> Spec:
         policy=policy,
         load_s=chance.choice([0.3, 1.0, 2.0, 4.0]),
         unload_s=chance.choice([0.05, 0.4, 1.0]),
+        job_s=chance.choice([0.3, 1.5, 4.0]),
         tells=not lazy and chance.random() < 0.8,
     )
 
 
 def _visit(chance: random.Random, job: str, span_s: float, specs: tuple[Spec, ...]) -> Visit:
+    spec = chance.choice(specs)
     return Visit(
         at=round(chance.uniform(0.0, span_s), 3),
         job=job,
-        consumer=chance.choice(specs).name,
-        run_s=round(min(8.0, chance.expovariate(1 / 1.5)), 3),
+        consumer=spec.name,
+        run_s=round(min(8.0, chance.expovariate(1 / spec.job_s)), 3),
         kind=JobKind.LOAD if chance.random() < 0.03 else JobKind.COMPUTE,
         priority=chance.choice([None, None, None, None, 1, 2]),
         wait_s=chance.choice([None, None, None, 3.0, 100.0]),

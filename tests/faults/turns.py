@@ -18,8 +18,11 @@ EPSILON_S = 0.003
 """Timers may fire 2 ms early."""
 
 
-def check(world: World, grant: Grant, granted: Job) -> None:
-    """Raise when a job is granted before one that must come first."""
+def check(world: World, grant: Grant, granted: Job, job_s: float | None) -> None:
+    """Raise when a job is granted before one that must come first.
+
+    ``job_s``: what its consumer's jobs took on average, as known before the event.
+    """
     state, now = world.state, world.now
     limit = now - state.policy.max_overtake_s
     overdue = granted.arrived_at <= limit + EPSILON_S
@@ -33,6 +36,7 @@ def check(world: World, grant: Grant, granted: Job) -> None:
         for job in consumer.waiting:
             older = job.seq < granted.seq
             late = older and job.arrived_at < limit - EPSILON_S
+            late = late and (same or not _over_before_the_load(world, consumer, job_s))
             hold(not late, f"{granted.id} overtakes {job.id}, which waits for too long")
             before = (-job.priority, job.seq) < (-granted.priority, granted.seq)
             if before and not overdue and (same or strict):
@@ -41,6 +45,19 @@ def check(world: World, grant: Grant, granted: Job) -> None:
                 free = len(consumer.running) < consumer.policy.concurrency
                 resident = consumer.state is S.RESIDENT and free
                 hold(not resident, f"{granted.id} takes the turn of {job.id}")
+
+
+def _over_before_the_load(world: World, overdue: Consumer, job_s: float | None) -> bool:
+    """Whether a job that begins now is expected to end before an overdue one's consumer is there.
+
+    Under ``planned`` it may begin then: the overdue one could not have the GPU any sooner.
+    """
+    swap, load_s = world.state.swaps.get(overdue.name), overdue.averages.load.seconds
+    planned = world.state.policy.order is Order.PLANNED
+    if not planned or swap is None or load_s is None or job_s is None:
+        return False
+    began_at = world.now if swap.load_started_at is None else swap.load_started_at
+    return world.now + job_s <= began_at + load_s
 
 
 def _places(world: World, consumer: Consumer) -> set[int]:
