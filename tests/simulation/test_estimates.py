@@ -15,8 +15,9 @@ from mgpu.simulation.workload import Arrival, Arrivals, Trace
 
 JOBS = 150
 
-MOSTLY_OFF_BY = {Order.ARRIVAL: 2, Order.RESIDENT_FIRST: 2, Order.PLANNED: 4}
-"""Places; ``planned`` ranks anew whenever a load is over, which positions do not foresee."""
+MOSTLY_OFF_BY = {Order.ARRIVAL: 2, Order.RESIDENT_FIRST: 2, Order.PLANNED: 12}
+"""Places; ``planned`` ranks anew whenever a load is over, and may let a resident's jobs wait for
+those of another that is not there (on ``tight``), which positions do not foresee."""
 
 
 def backlog_after_a_warm_up(mix: str) -> Trace:
