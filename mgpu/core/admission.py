@@ -162,6 +162,9 @@ def end(step: Step, event: JobEnded) -> None:
     consumer = _take_off(step, job)
     if not consumer.running:
         unlock(step, consumer)
+    room = step.state.rooms.get(consumer.name)
+    if room is not None and event.outcome is Outcome.DONE:
+        room.filled_at = step.at
     _finish(step, job, event.outcome, refusal)
 
 

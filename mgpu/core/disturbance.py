@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mgpu.core.model import ConsumerState as S
-from mgpu.core.state import Consumer, State
+from mgpu.core.state import Consumer, State, Swap
 
 
 def note(state: State) -> None:
@@ -22,7 +22,7 @@ def note(state: State) -> None:
         unload = consumer.unload
         if unload is not None and not unload.disturbed:
             unload.disturbed = any(
-                _hides_unload(consumer, other)
+                _hides_unload(state, consumer, other)
                 for other in _neighbours(state, consumer, consumer.gpus)
             )
     for swap in state.swaps.values():
@@ -30,11 +30,13 @@ def note(state: State) -> None:
             continue
         target = state.consumers[swap.target]
         neighbours = list(_neighbours(state, target, swap.gpus))
-        swap.blurred = blind(state, swap.gpus) or any(
-            other.state in {S.LOADING, S.UNLOADING} or _loads_with_its_job(other)
-            for other in neighbours
-        )
+        swap.blurred = _blurs(state, swap, neighbours)
         swap.disturbed |= swap.blurred or any(other.running for other in neighbours)
+    for consumer in state.unfilled():
+        # What others do between its jobs hides nothing of it.
+        room = state.rooms[consumer.name]
+        neighbours = list(_neighbours(state, consumer, room.gpus))
+        room.blurred = bool(consumer.running) and (room.blurred or _blurs(state, room, neighbours))
 
 
 def moved(state: State, consumer: Consumer) -> None:
@@ -55,15 +57,26 @@ def _neighbours(state: State, consumer: Consumer, gpus: tuple[int, ...]) -> Iter
             yield other
 
 
-def _hides_unload(consumer: Consumer, other: Consumer) -> bool:
+def _blurs(state: State, swap: Swap, neighbours: list[Consumer]) -> bool:
+    """Whether it cannot be seen how far a load has got."""
+    return blind(state, swap.gpus) or any(
+        other.state in {S.LOADING, S.UNLOADING} or _loads_with_its_job(state, other)
+        for other in neighbours
+    )
+
+
+def _hides_unload(state: State, consumer: Consumer, other: Consumer) -> bool:
     """Whether free memory cannot show a consumer's unload for what another one does."""
     if other.state is S.UNLOADING:
         assert other.unload is not None
         return consumer.state is S.QUARANTINED or other.unload.disturbed
-    return other.state is S.LOADING or _loads_with_its_job(other)
+    return other.state is S.LOADING or _loads_with_its_job(state, other)
 
 
-def _loads_with_its_job(consumer: Consumer) -> bool:
-    """Whether a consumer without a way to be loaded is in the job that loads it."""
-    lazy = not consumer.policy.can_load
-    return lazy and bool(consumer.running) and consumer.last_used_at < consumer.resident_since
+def _loads_with_its_job(state: State, consumer: Consumer) -> bool:
+    """Whether a consumer without a way to be loaded is in a job that may load it."""
+    if consumer.policy.can_load or not consumer.running:
+        return False
+    room = state.rooms.get(consumer.name)
+    unfilled = room is not None and room.filled_at is None
+    return unfilled or consumer.last_used_at < consumer.resident_since

@@ -56,6 +56,7 @@ def forget(step: Step) -> None:
         for kind in (TimerKind.COOLDOWN, TimerKind.QUARANTINE, TimerKind.MIN_RESIDENT):
             step.cancel_timer(kind, consumer.name, consumer.attempt)
         unloading.answer(step, consumer, None)
+        state.rooms.pop(consumer.name, None)
         del state.consumers[consumer.name]
         step.emit(Forget(consumer.name))
 

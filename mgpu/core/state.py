@@ -83,6 +83,8 @@ class Swap:
     """Somebody else came or went on its GPUs: how far it has got cannot be seen any more."""
     beside_s: float = 0.0
     """For so long its load has not been the only one."""
+    filled_at: float | None = None
+    """When a job was done that loads its target: figures read since show what it took."""
     forced: bool = False
     """Load even though nothing could be evicted (``when_nothing_to_evict: attempt``)."""
 
@@ -261,6 +263,9 @@ class State:
     next_seq: int = 0
     swaps: dict[str, Swap] = field(default_factory=dict)
     """Swaps under way, by target."""
+    rooms: dict[str, Swap] = field(default_factory=dict)
+    """Swaps that made room for a consumer that its first job loads, until a job of it was done
+    and the GPUs have been read since."""
     draining: bool = False
     paused: bool = False
     pause_requests: list[str] = field(default_factory=list)
@@ -279,3 +284,8 @@ class State:
     """Names of those that must not leave for it."""
     evictions: int = 0
     loads: int = 0
+
+    def unfilled(self) -> list[Consumer]:
+        """Consumers whose room was made and that no job has been seen to load yet."""
+        there = {ConsumerState.RESIDENT, ConsumerState.DRAINING}
+        return [c for name in self.rooms if (c := self.consumers[name]).state in there]

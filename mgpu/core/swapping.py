@@ -53,6 +53,8 @@ def request(step: Step, target: Consumer, claim: Claim) -> bool:
 
 def advance(step: Step) -> None:
     """Take every swap as far as it goes now."""
+    for name, room in list(step.state.rooms.items()):
+        _watch_room(step.state, step.state.consumers[name], room)
     for swap in list(step.state.swaps.values()):
         if swap.load_started_at is None:
             _advance(step, swap)
@@ -89,6 +91,7 @@ def resident_by_itself(step: Step, target: Consumer, reason: str) -> None:
     A swap that was making room for it is void; victims that were asked to leave do so.
     """
     step.state.swaps.pop(target.name, None)
+    step.state.rooms.pop(target.name, None)
     target.leftover_mib = 0
     target.peak_mib = 0
     target.resident_since = step.at
@@ -98,6 +101,20 @@ def resident_by_itself(step: Step, target: Consumer, reason: str) -> None:
         delay_s = step.state.policy.min_resident_s
         step.set_timer(TimerKind.MIN_RESIDENT, target.name, delay_s, target.attempt)
     satisfy_loads(step, target)
+
+
+def _watch_room(state: State, consumer: Consumer, room: Swap) -> None:
+    """Look how much of the room made for a consumer its job has taken; without one, nothing is."""
+    if vram.shows_filled(state, room):
+        del state.rooms[consumer.name]
+        return
+    for index in room.gpus:
+        free_mib = state.gpus[index].free_mib
+        if not consumer.running:
+            room.baseline_mib[index] += free_mib - room.lowest_mib[index]
+            room.lowest_mib[index] = free_mib
+        elif not room.blurred:
+            room.lowest_mib[index] = min(room.lowest_mib[index], free_mib)
 
 
 def _attempt_anyway(step: Step) -> bool:
@@ -204,9 +221,10 @@ def _load(step: Step, target: Consumer, swap: Swap) -> None:
     for index in swap.gpus:
         swap.baseline_mib[index] = swap.lowest_mib[index] = state.gpus[index].free_mib
     if not target.policy.can_load:
-        # It loads with its first job; until then the books alone keep its place.
+        # It loads with its first job; until then its memory is outstanding.
         step.emit(LoadMeasured(target.name, ok=True, seconds=None))
         _resident(step, target, swap, "room made; its first job loads it")
+        state.rooms[target.name] = swap
         return
     if target.needs_unknown:
         room_mib = [vram.available_mib(state, state.gpus[i], target.name) for i in swap.gpus]

@@ -163,22 +163,12 @@ def _ask_on_new_figures(step: Step, consumer: Consumer, unload: Unload) -> bool:
     if consumer.gpus and not vram.figures_are_fresh(state, step.at):
         return False
     unload.asked = True
-    unload.disturbed = disturbance.blind(state, consumer.gpus) or _holds_nothing_yet(consumer)
+    # Of a consumer that its first job loads it is not known how much of its room it took.
+    unload.disturbed = disturbance.blind(state, consumer.gpus) or consumer.name in state.rooms
     unload.baseline_mib = {i: _baseline_mib(state, consumer, i) for i in consumer.gpus}
     unload.own_baseline_mib = {i: m for i, m in consumer.own_mib.items() if i in consumer.gpus}
     _ask(step, consumer, escalate=unload.escalated)
     return True
-
-
-def _holds_nothing_yet(consumer: Consumer) -> bool:
-    """Whether room was made for a consumer that its first job loads, and none has come."""
-    times = consumer.swap_times
-    return (
-        not consumer.policy.can_load
-        and times is not None
-        and times.ready_at == consumer.resident_since
-        and not times.first_job_served
-    )
 
 
 def _ask(step: Step, consumer: Consumer, *, escalate: bool) -> None:

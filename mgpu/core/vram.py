@@ -7,7 +7,8 @@ For one GPU::
 A resident consumer is billed its footprint, an absent one its residual and what it failed to give
 back, whether or not the GPU's figures show it yet. The ledger thus never trusts a promise: memory
 is to be had only when the books and the measurement both say so. Memory of others (foreign) needs
-no bill of its own: it is in the measured figure.
+no bill of its own: it is in the measured figure. That figure lacks what is still to be taken,
+which is why it counts as outstanding until it shows.
 """
 
 from __future__ import annotations
@@ -25,8 +26,22 @@ which take a millisecond to get. While memory moves they are read more often tha
 
 
 def figures_are_fresh(state: State, at: float) -> bool:
-    """Whether every GPU has been read, or found unreadable, a moment ago."""
-    return all(at - gpu.read_at <= FRESH_S for gpu in state.gpus.values())
+    """Whether every GPU has been read, or found unreadable, a moment ago.
+
+    Figures from before the end of a job that loaded its consumer are old at once.
+    """
+    filled = any(room.filled_at is not None for room in state.rooms.values())
+    return not filled and all(at - gpu.read_at <= FRESH_S for gpu in state.gpus.values())
+
+
+def shows_filled(state: State, room: Swap) -> bool:
+    """Whether a job has loaded a consumer into its room, and figures were read since that can tell.
+
+    A GPU that cannot be read tells nothing, and nothing is admitted to it.
+    """
+    filled_at = room.filled_at
+    gpus = [state.gpus[index] for index in room.gpus]
+    return filled_at is not None and all(g.read_at > filled_at or not g.healthy for g in gpus)
 
 
 def share_mib(total_mib: int, gpus: tuple[int, ...]) -> int:
@@ -87,17 +102,24 @@ def reserved_mib(state: State, gpu: int, *, without: str = "") -> int:
 def outstanding_mib(state: State, gpu: int, *, without: str = "") -> int:
     """What loads on a GPU have still to take: their reservations, less what they were seen to take.
 
-    A load is seen for as long as nobody else comes or goes beside it (``Swap.blurred``).
+    So has a consumer that its first job loads, from when its room was made (``State.rooms``). What
+    its processes hold is what it took, where that is known. Else a load is seen for as long as
+    nobody else comes or goes beside it (``Swap.blurred``).
     """
+    coming = [*state.swaps.values(), *(state.rooms[c.name] for c in state.unfilled())]
     return sum(
-        max(0, reservation_mib(state, swap) - _taken_mib(swap, gpu))
-        for swap in state.swaps.values()
+        max(0, reservation_mib(state, swap) - _taken_mib(state, swap, gpu))
+        for swap in coming
         if gpu in swap.gpus and swap.target != without
     )
 
 
-def _taken_mib(swap: Swap, gpu: int) -> int:
-    return swap.baseline_mib[gpu] - swap.lowest_mib[gpu] if swap.load_started_at is not None else 0
+def _taken_mib(state: State, swap: Swap, gpu: int) -> int:
+    if swap.load_started_at is None:
+        return 0
+    # Nothing of its own seen is no figure: a new process may not be known as its own yet.
+    own_mib = state.consumers[swap.target].own_mib.get(gpu)
+    return own_mib or swap.baseline_mib[gpu] - swap.lowest_mib[gpu]
 
 
 def owe(gpu: Gpu, mib: int, at: float, until: float) -> None:

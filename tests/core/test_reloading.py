@@ -9,7 +9,7 @@ import pytest
 
 from mgpu.core.effects import Forget
 from mgpu.core.events import PolicyChanged, Timer, TimerFired, TimerKind
-from mgpu.core.model import ConsumerPolicy
+from mgpu.core.model import ConsumerPolicy, Outcome
 from tests.core.playbook import Playbook, absent, resident, unknown
 
 
@@ -164,6 +164,16 @@ class TestAConsumerThatIsTakenOut:
         play.end("1")
         play.leaves("a")
         assert play.arrive("3", "a") == ["load a"]
+
+    def test_whose_first_job_failed_keeps_no_room(self) -> None:
+        play = Playbook(absent("a", can_load=False), absent("b", 20000))
+        play.arrive("1", "a")
+        play.end("1", Outcome.FAILED)
+        change(play, absent("b", 20000))
+        play.unloaded("a")
+        play.after(10.0)
+        assert "a" not in play.state.consumers
+        assert play.arrive("2", "b") == ["load b"]
 
     def test_is_no_more_preloaded(self) -> None:
         play = Playbook(absent("a", pinned=True), resident("b"))

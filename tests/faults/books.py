@@ -80,6 +80,18 @@ def shortage_mib(  # noqa: PLR0917 - of what, where, and who has gone
     return max(need - free_mib - freed, need - (state.gpus[gpu].total_mib - booked))
 
 
+def room_mib(state: State, rooms: Collection[str], gpu: int, target: str) -> int:
+    """What may still be taken on a GPU by others than the target whose room was made.
+
+    As much as they need at most: how much of it they hold cannot always be seen.
+    """
+    return sum(
+        share(need_mib(consumer), consumer.gpus)
+        for name in rooms
+        if name != target and gpu in (consumer := state.consumers[name]).gpus
+    )
+
+
 def others_there(state: State, target: str, *, loading: bool = False) -> int:
     """How many count against ``max_resident`` besides the target.
 

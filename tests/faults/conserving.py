@@ -90,7 +90,16 @@ def _could_load(
         others - len(gone) < most
         and all(
             gpu in state.gpus
-            and books.shortage_mib(state, state.gpus[gpu].free_mib, gpu, target, gpus, gone) <= 0
+            and books.shortage_mib(
+                state,
+                state.gpus[gpu].free_mib
+                - books.room_mib(state, world.promises.rooms, gpu, target.name),
+                gpu,
+                target,
+                gpus,
+                gone,
+            )
+            <= 0
             for gpu in gpus
         )
         for gpus in homes

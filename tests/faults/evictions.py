@@ -64,6 +64,15 @@ def check_needed(
     if most and books.others_there(state, target.name) - len(fewer) >= most:
         return
     fits = all(
-        books.shortage_mib(state, state.gpus[g].free_mib, g, target, gpus, fewer) <= 0 for g in gpus
+        books.shortage_mib(
+            state,
+            state.gpus[g].free_mib - books.room_mib(state, promises.rooms, g, target.name),
+            g,
+            target,
+            gpus,
+            fewer,
+        )
+        <= 0
+        for g in gpus
     )
     hold(not fits, f"{what}, which fits without that")

@@ -124,8 +124,8 @@ class Machine:
         """When memory moved on each GPU, and whose."""
         self.out_of_memory = 0
         self.unbilled = False
-        """A job made its consumer take memory whose room nobody kept, or only the books did: these
-        know of no foreign memory."""
+        """A job made its consumer take memory that nobody kept free: one that manages its own, or
+        one that was only guessed to hold it, beside foreign memory that hid the difference."""
         for service in self.services.values():
             if service.spec.policy.initially is ConsumerState.RESIDENT:
                 service.doubtful = not self.take(service, service.spec.policy.gpus or (0,))
@@ -385,8 +385,11 @@ class Machine:
 
     # Jobs
 
-    def compute(self, grant: Grant, run_s: float) -> None:
-        """A job computes; it loads its service first where nobody else did."""
+    def compute(self, grant: Grant, run_s: float, *, roomed: bool) -> None:
+        """A job computes; it loads its service first where nobody else did.
+
+        ``roomed``: the broker has made room for that.
+        """
         service, job = self.services[grant.consumer], grant.job
         now_s = self._agenda.now_s
         fault, amount = self._opportunity(service, OF_JOBS)
@@ -395,7 +398,8 @@ class Machine:
         elif not service.loaded:
             half_s = service.spec.load_s / 2
             run_s += 2 * half_s
-            self.after(half_s, service, lambda: self._load_by_job(service, job, grant.gpus))
+            load = partial(self._load_by_job, service, job, grant.gpus, roomed=roomed)
+            self.after(half_s, service, load)
         ends_s = FOR_EVER_S if fault is Fault.JOB_HANGS else run_s
         computing = Computing(grant.token, now_s, now_s + ends_s)
         service.computing[job] = computing
@@ -416,11 +420,13 @@ class Machine:
         elif fault is Fault.LETS_GO_LATE:
             computing.lets_go_s = 1.0 + 6.0 * amount
 
-    def _load_by_job(self, service: Service, job: str, gpus: tuple[int, ...]) -> None:
+    def _load_by_job(
+        self, service: Service, job: str, gpus: tuple[int, ...], *, roomed: bool
+    ) -> None:
         if job not in service.computing or service.loaded:
             return
-        managed = service.spec.policy.vram_managed
-        self.unbilled |= managed or any(self.foreign_mib[gpu] for gpu in gpus)
+        hidden = not roomed and any(self.foreign_mib[gpu] for gpu in gpus)
+        self.unbilled |= service.spec.policy.vram_managed or hidden
         if not self.take(service, gpus):
             self._end(service, job, Outcome.FAILED)
 

@@ -58,7 +58,7 @@ from mgpu.core.events import (
     UnloadEnded,
 )
 from mgpu.core.model import ConsumerState as S
-from mgpu.core.model import LockMode, NothingToEvict
+from mgpu.core.model import LockMode, NothingToEvict, Outcome
 from mgpu.core.state import Consumer
 from tests.faults import books, conserving, evictions, restores, turns
 from tests.faults.broken import hold
@@ -162,6 +162,9 @@ class Promises:
         self._job_s: dict[str, float | None] = {}
         """What jobs took on average, as known before the event."""
         self.effects: list[Effect] = []
+        self.rooms: dict[str, float] = {}
+        """Consumers that their first job loads and whose room was made, until a job of theirs is
+        done, and since when one has computed."""
         self.forcing = False
         """Somebody may be loading against the books (``when_nothing_to_evict: attempt``)."""
 
@@ -343,6 +346,8 @@ class Promises:
                 hold(apart, f"{job} computes while {other} may do so")
         turns.check(world, grant, state.jobs[job], self._job_s[name])
         self._leases[job] = Lease(name, grant.token, grant.gpus)
+        if name in self.rooms:
+            self.rooms[name] = min(self.rooms[name], world.now)
         self._check_timer(Timer(TimerKind.RUN, job), service.spec.policy.job_timeout_s)
         if (busy_s := service.spec.policy.busy_timeout_s) is not None:
             self._check_timer(Timer(TimerKind.BUSY, job), busy_s)
@@ -364,6 +369,8 @@ class Promises:
         self._ended.add(job)
         self._waiting.pop(job, None)
         lease = self._leases.pop(job, None)
+        if lease is not None and finish.outcome is Outcome.DONE:
+            self.rooms.pop(lease.consumer, None)
         computing = lease and self.world.machine.services[lease.consumer].computing
         if lease is not None and computing and job in computing:
             hold(job in self._aborted, f"{job} is ended while it computes")
@@ -412,20 +419,23 @@ class Promises:
     def _untaken_mib(self, gpu: int, target: str) -> int:
         """What other loads have still to take, as it really is.
 
-        Where somebody else took memory meanwhile, that cannot be told from theirs. Room for
-        one that its first job loads is kept by the books alone, against loads that begin with it.
+        Where somebody else took memory meanwhile, that cannot be told from theirs.
         """
-        loads = self.world.state.consumers[target].policy.can_load
         machine, state = self.world.machine, self.world.state
-        return sum(
-            books.share(books.need_mib(state.consumers[name]), swap.gpus)
+        coming = {
+            name: swap.load_started_at
             for name, swap in state.swaps.items()
-            if gpu in swap.gpus
+            if swap.load_started_at is not None
+        }
+        there = {S.RESIDENT, S.DRAINING}
+        coming |= {n: at for n, at in self.rooms.items() if state.consumers[n].state in there}
+        return sum(
+            books.share(books.need_mib(consumer), consumer.gpus)
+            for name, since in coming.items()
+            if gpu in (consumer := state.consumers[name]).gpus
             and name != target
-            and swap.load_started_at is not None
-            and (loads or swap.load_started_at < self.world.now)
             and not machine.services[name].held_mib
-            and not any(at >= swap.load_started_at for at, _ in machine.moved_at[gpu])
+            and not any(at >= since for at, _ in machine.moved_at[gpu])
         )
 
     def _check_load_measured(self, load: LoadMeasured) -> None:
@@ -464,7 +474,12 @@ class Promises:
             self._resident_since[name] = now
             self._unused.add(name)
             self._not_before.pop(name, None)
+            if change.reason.startswith("room made"):
+                self.rooms[name] = math.inf
+            elif change.old is not S.UNLOADING:
+                self.rooms.pop(name, None)
         elif change.new is S.ABSENT:
+            self.rooms.pop(name, None)
             if change.old is S.UNLOADING and change.reason == "its memory is free":
                 self._check_really_left(name)
             self._leaving.discard(name)

@@ -165,7 +165,9 @@ class World:
             case StartUnload():
                 self.machine.unload(effect)
             case Grant():
-                self.machine.compute(effect, self.visits[effect.job].run_s)
+                run_s = self.visits[effect.job].run_s
+                roomed = effect.consumer in self.promises.rooms
+                self.machine.compute(effect, run_s, roomed=roomed)
             case Abort(job):
                 self.machine.abort(self.visits[job].consumer, job)
             case Finish(job, consumer, outcome):
