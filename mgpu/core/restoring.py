@@ -147,6 +147,7 @@ def _may_leave(consumer: Consumer, gpu: Gpu) -> bool:
 def _may_come(state: State, consumer: Consumer, gpu: Gpu) -> bool:
     return (
         consumer.state is S.ABSENT
+        and not consumer.retired
         and (gpu.index,) in placement.choices(state, consumer)
         and consumer.policy.can_load
         and not consumer.policy.vram_managed

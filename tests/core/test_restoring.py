@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from mgpu.core.events import PolicyChanged
 from tests.core.playbook import Playbook, absent, resident
 
 
@@ -218,6 +220,18 @@ def test_whom_a_person_unloaded_stays_away() -> None:
     play.unload_by_hand("chat")
     assert play.leaves("chat") == ["answer r"]
     assert play.memory(12000) == []
+
+
+def test_one_that_was_taken_out_of_the_configuration_stays_away() -> None:
+    play = driven_out(restore_when_idle=False)
+    play.end("big")
+    rules = replace(
+        play.state.policy,
+        consumers={"image": play["image"].policy},
+        restore_when_idle=True,
+    )
+    assert play.handle(PolicyChanged(play.now, rules)) == []
+    assert play.states() == {"image": "resident"}
 
 
 def test_one_that_lives_on_several_gpus_is_left_out() -> None:
