@@ -54,6 +54,7 @@ from mgpu.core.model import GpuReading, Outcome, Policy
 from mgpu.core.scheduler import Scheduler
 from mgpu.core.state import State
 from mgpu.core.vram import share_mib
+from mgpu.simulation import bound
 from mgpu.simulation.agenda import Agenda
 from mgpu.simulation.bus import Bus
 from mgpu.simulation.outcome import Activity, JobRun, Lanes, Result
@@ -102,7 +103,8 @@ def replay(  # noqa: PLR0913 - what is replayed, and what is to be seen of it
 
     ``check``: check the core's invariants after every event. ``lanes``: write down who did what
     when. ``look`` is shown the state as each job has arrived, with the time and the job's number.
-    Raises ``StuckError`` when the scheduler leaves jobs waiting for ever.
+    Raises ``StuckError`` when the scheduler leaves jobs waiting for ever, and ``OvertakenError``
+    when it lets an overdue one be overtaken (``mgpu.simulation.bound``).
     """
     return _Machine(trace, policy, conditions, check=check, lanes=lanes, look=look).run()
 
@@ -240,6 +242,7 @@ class _Machine:
             self._post(TimerFired(self._agenda.now_s, timer))
 
     def _grant(self, grant: Grant) -> None:
+        bound.check(self._scheduler.state, grant, self._agenda.now_s)
         self._moving += 1
         self._running[grant.job] = self._agenda.now_s
         self._enter(grant.consumer, Activity.COMPUTING)
