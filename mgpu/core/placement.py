@@ -254,12 +254,14 @@ def _could_fit_later(state: State, target: Consumer, gpus: tuple[int, ...], at: 
     """
     need_mib = vram.share_mib(target.footprint_mib, gpus) + state.policy.cushion_mib
     others = [c for c in state.consumers.values() if c is not target]
-    staying = [c for c in others if not _may_make_room(state, target, c)]
+    staying = {c.name for c in others if not _may_make_room(state, target, c)}
     for index in gpus:
         gpu = state.gpus[index]
         foreign_mib = max(0, vram.foreign_mib(state, gpu) - vram.owed_mib(gpu, at))
         kept_mib = sum(
-            vram.share_mib(_claimed_mib(state, c) if c in staying else vram.kept_mib(c), c.gpus)
+            vram.share_mib(
+                _claimed_mib(state, c) if c.name in staying else vram.kept_mib(c), c.gpus
+            )
             for c in others
             if index in c.gpus and not c.policy.vram_managed
         )
