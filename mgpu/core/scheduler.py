@@ -275,12 +275,12 @@ def _serve_all(step: Step) -> None:
     """Serve the waiting until nobody can be served any more."""
     state = step.state
     served = True
-    while served and not (state.draining or state.paused):
+    while served and state.waiting and not (state.draining or state.paused):
         served = False
         claims: dict[int, float] = {}
         until: dict[int, float] = {}
         turns = ordering.turns(state, step.at)
-        lowest = min((turn.job.priority for turn in turns), default=0)
+        lowest = min(turn.job.priority for turn in turns)
         ahead = state.policy.prefetch
         without_room: list[Turn] = []
         for turn in turns:
