@@ -51,7 +51,9 @@ async def test_a_unit_is_started_and_stopped(systemd: Systemd) -> None:
 
     await sleeper.start(10, NOWHERE)
     assert systemd.show("plain.service", "ActiveState") == "active"
-    assert await sleeper.state() == UnitState("loaded", "active", "running", "success")
+    assert await sleeper.state() == UnitState(
+        "loaded", "active", "running", "success", "/system.slice/plain.service"
+    )
 
     await sleeper.stop(10)
     assert systemd.show("plain.service", "ActiveState") == "inactive"

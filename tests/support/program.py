@@ -40,11 +40,13 @@ child = [sys.executable, "-c", SLEEPER if options.stubborn else PLAIN]
 for _ in range(options.workers):
     note(subprocess.Popen(child).pid)
 for _ in range(options.escapers):
-    # The one between ends at once, so that the escaper is an orphan.
-    middle = "import subprocess, sys; subprocess.Popen(sys.argv[1:], start_new_session=True)"
-    noting = f"import os; open({str(options.pids)!r}, 'a').write(f'{{os.getpid()}}\\n'); "
-    escaper = [sys.executable, "-c", noting + child[-1]]
-    subprocess.run([sys.executable, "-c", middle, *escaper], check=True)
+    # The one between ends at once, so that the escaper is an orphan; it may be ended before it runs.
+    middle = (
+        "import subprocess, sys; "
+        "print(subprocess.Popen(sys.argv[1:], start_new_session=True, stdout=2).pid)"
+    )
+    between = [sys.executable, "-c", middle, *child]
+    note(int(subprocess.run(between, check=True, stdout=subprocess.PIPE).stdout))
 note(os.getpid())
 for line in options.say:
     sys.stderr.write(f"{line}\n")
