@@ -160,7 +160,8 @@ def quarantine_over(step: Step, consumer: Consumer) -> None:
 def _ask_on_new_figures(step: Step, consumer: Consumer, unload: Unload) -> bool:
     """Ask a consumer to unload unless the figures are old; whether that was done."""
     state = step.state
-    if consumer.gpus and not vram.figures_are_fresh(state, step.at):
+    fresh = vram.figures_are_fresh(state, step.at) and vram.loads_show(state, consumer.gpus)
+    if consumer.gpus and not fresh:
         return False
     unload.asked = True
     # Of a consumer that its first job loads it is not known how much of its room it took.

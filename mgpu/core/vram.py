@@ -34,6 +34,19 @@ def figures_are_fresh(state: State, at: float) -> bool:
     return not filled and all(at - gpu.read_at <= FRESH_S for gpu in state.gpus.values())
 
 
+def loads_show(state: State, gpus: tuple[int, ...]) -> bool:
+    """Whether these GPUs were read, or found unreadable, since the last load on them was over.
+
+    A rise of free memory that is counted from an earlier figure would lack what was loaded since.
+    """
+    return all(
+        state.gpus[index].read_at >= consumer.resident_since
+        for consumer in state.consumers.values()
+        for index in set(gpus).intersection(consumer.gpus)
+        if state.gpus[index].healthy
+    )
+
+
 def shows_filled(state: State, room: Swap) -> bool:
     """Whether a job has loaded a consumer into its room, and figures were read since that can tell.
 

@@ -382,6 +382,20 @@ def test_one_is_asked_to_unload_when_the_free_memory_of_that_moment_has_been_rea
     assert play.memory(12000) == ["answer r"]
 
 
+def test_what_was_loaded_since_the_last_reading_is_not_taken_for_what_did_not_come_back() -> None:
+    """Both loaded and left within a moment, each faster than the GPU is read."""
+    play = Playbook(absent("a"), absent("b"), total_mib=20000, stale=True, prefetch=True)
+    play.memory(20000)
+    play.arrive("1", "a")
+    play.after(0.01)
+    play.loaded("a")
+    play.end("1")
+    assert play.unload_by_hand("a") == []
+    assert play.memory(12000) == ["unload a"]
+    play.unloaded("a")
+    assert play.memory(20000) == ["answer r"]
+
+
 # One that was not asked, since somebody else uses it
 
 
