@@ -50,12 +50,13 @@ class Sampler:
                     await self._wanted.wait()
 
     async def _read(self) -> None:
+        asked_at = self._clock.now()
         try:
             readings = await self._probe.read()
         except GpuUnhealthy as error:
             self._post(GpusLost(self._clock.now(), error.detail))
         else:
-            self._post(GpusRead(self._clock.now(), readings))
+            self._post(GpusRead(self._clock.now(), readings, asked_at))
 
     def _next_pause_s(self) -> float:
         if not self._fast:

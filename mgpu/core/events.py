@@ -140,6 +140,8 @@ class GpusRead:
 
     at: float
     readings: tuple[GpuReading, ...]
+    asked_at: float | None = None
+    """When the reading began: it may lack what came later. None: in the same moment."""
 
 
 @dataclass(frozen=True, slots=True)

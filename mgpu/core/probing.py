@@ -67,10 +67,12 @@ def gpus_read(step: Step, event: GpusRead) -> None:
     for reading in event.readings:
         gpu = state.gpus.setdefault(reading.index, Gpu(reading.index))
         gpu.read_at = step.at
+        gpu.asked_at = step.at if event.asked_at is None else event.asked_at
         _take(gpu, reading)
     for gpu in state.gpus.values():
         if gpu.index not in seen:
             gpu.error = "it is not there any more"
+            gpu.read_at = step.at
         elif gpu.healthy:
             vram.believe_the_gpu(state, gpu)
     _tell_health(step, before)

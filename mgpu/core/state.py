@@ -225,7 +225,9 @@ class Gpu:
     free_mib: int = 0
     error: str | None = None
     read_at: float = -math.inf
-    """When the figures were taken, or could not be."""
+    """When the figures came, or could not be had."""
+    asked_at: float = -math.inf
+    """When their reading began; they may lack what came later."""
     owed_mib: int = 0
     """What somebody has given up and what does not show as free yet; see ``vram.owed_mib``."""
     owed_until: float = -math.inf

@@ -40,7 +40,7 @@ def loads_show(state: State, gpus: tuple[int, ...]) -> bool:
     A rise of free memory that is counted from an earlier figure would lack what was loaded since.
     """
     return all(
-        state.gpus[index].read_at >= consumer.resident_since
+        state.gpus[index].asked_at >= consumer.resident_since
         for consumer in state.consumers.values()
         for index in set(gpus).intersection(consumer.gpus)
         if state.gpus[index].healthy
@@ -54,7 +54,7 @@ def shows_filled(state: State, room: Swap) -> bool:
     """
     filled_at = room.filled_at
     gpus = [state.gpus[index] for index in room.gpus]
-    return filled_at is not None and all(g.read_at > filled_at or not g.healthy for g in gpus)
+    return filled_at is not None and all(g.asked_at > filled_at or not g.healthy for g in gpus)
 
 
 def share_mib(total_mib: int, gpus: tuple[int, ...]) -> int:

@@ -346,3 +346,17 @@ def test_that_no_gpu_was_ever_seen_is_told_until_one_is() -> None:
     assert play.facts(GpuHealthChanged) == [GpuHealthChanged(None, "no driver")]
     play.memory(16000)
     assert play.facts(GpuHealthChanged) == [GpuHealthChanged(None, None)]
+
+
+def test_a_gpu_that_has_gone_away_holds_up_nothing_on_another() -> None:
+    play = Playbook(
+        resident("a", gpus=(1,)),
+        absent("b", 20000, gpus=(1,)),
+        total_mib=[24576, 24576],
+        stale=True,
+    )
+    play.memory(16576, gpu=1)
+    play.after(10)
+    only = GpusRead(play.now, (play.gpus[1],))
+    play.handle(only)
+    assert play.arrive("1", "b") == ["unload a"]

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mgpu.core.effects import Sample, SettleTimedOut, StartUnload, UnloadMeasured
+from mgpu.core.events import GpusRead
 from mgpu.core.unloading import backoff_s
 from tests.core.playbook import Playbook, absent, resident, unknown
 
@@ -394,6 +395,20 @@ def test_what_was_loaded_since_the_last_reading_is_not_taken_for_what_did_not_co
     assert play.memory(12000) == ["unload a"]
     play.unloaded("a")
     assert play.memory(20000) == ["answer r"]
+
+
+def test_a_reading_that_began_before_a_load_was_over_does_not_show_it() -> None:
+    play = Playbook(absent("a"), total_mib=20000, stale=True)
+    play.memory(20000)
+    play.arrive("1", "a")
+    began_at = play.now
+    play.after(0.01)
+    play.loaded("a")
+    play.end("1")
+    play.unload_by_hand("a")
+    late = GpusRead(play.now, tuple(play.gpus.values()), asked_at=began_at)
+    assert play.handle(late) == []
+    assert play.memory(12000) == ["unload a"]
 
 
 # One that was not asked, since somebody else uses it

@@ -40,7 +40,7 @@ child = [sys.executable, "-c", SLEEPER if options.stubborn else PLAIN]
 for _ in range(options.workers):
     note(subprocess.Popen(child).pid)
 for _ in range(options.escapers):
-    # The one between ends at once, so that the escaper is an orphan; it may be ended before it runs.
+    # The one between ends at once, which makes an orphan; that may be ended before it runs.
     middle = (
         "import subprocess, sys; "
         "print(subprocess.Popen(sys.argv[1:], start_new_session=True, stdout=2).pid)"
