@@ -37,9 +37,9 @@ def check_effects(state: State, effects: list[Effect]) -> None:
                     free_mib = state.gpus[index].free_mib - state.policy.cushion_mib
                     if need_mib > free_mib:
                         raise InvariantError(f"{name} loads {need_mib} into {free_mib} MiB")
-            case StartUnload(name):
-                if running := state.consumers[name].running:
-                    raise InvariantError(f"{name} is unloaded under {sorted(running)}")
+            case StartUnload(name) if state.consumers[name].running:
+                running = sorted(state.consumers[name].running)
+                raise InvariantError(f"{name} is unloaded under {running}")
             case _:
                 pass
 
