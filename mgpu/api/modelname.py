@@ -26,10 +26,11 @@ MAX_DEPTH = 1000
 _FIELD = "model"
 
 _BLANK = re.compile(rb"[ \t\r\n]*+")
-_IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+# None of a group is possessive: before Python 3.11.5 such a one loses its place (gh-106052).
+_IN_STRING = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*', re.DOTALL)
 """Up to the quote that ends a string, to a backslash that is the last byte here, or to the end."""
 _AT_THE_TOP = re.compile(rb'[^"{}\[\]:,]*+')
-_DEEPER = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]{0,200}+")*+')
+_DEEPER = re.compile(rb'(?:[^"{}\[\]]++|"[^"\\]{0,200}+")*')
 """Up to a bracket, to a string that is long or has escapes, or to the end."""
 
 
