@@ -21,6 +21,7 @@ from mgpu.errors import Forbidden, LoadFailed, UnloadFailed
 from mgpu.ports import Placement
 from tests.support.servers import BadServer, free_port, serving
 from tests.support.services.base import Service
+from tests.support.services.catalogue import SERVICES
 from tests.support.services.images import (
     Automatic1111,
     ComfyUi,
@@ -46,31 +47,6 @@ from tests.support.services.language import (
 from tests.support.services.serving import TorchServe, Triton
 from tests.support.services.speech import ChatterboxServer, Kokoro, Speaches
 
-SERVICES: tuple[type[Service], ...] = (
-    Automatic1111,
-    ChatterboxServer,
-    ComfyUi,
-    Forge,
-    InvokeAi,
-    KoboldCpp,
-    Kokoro,
-    Lemonade,
-    LlamaRouter,
-    LlamaServer,
-    LlamaSwap,
-    LmStudio,
-    LocalAi,
-    Ollama,
-    SdNext,
-    SgLang,
-    Speaches,
-    SwarmUi,
-    TabbyApi,
-    TextGenerationWebUi,
-    TorchServe,
-    Triton,
-    Vllm,
-)
 ONE_PORT: dict[str, dict[str, Any]] = {
     "triton": {"busy": {"port": None}},
     "torchserve": {key: {"port": None} for key in ("load", "unload", "resident", "busy")},

@@ -17,58 +17,16 @@ from mgpu.discovery.fingerprints import Verdict, questions, recognise, shows
 from mgpu.discovery.listeners import Listener
 from tests.support.servers import BadServer, free_port, serving
 from tests.support.services.base import Service
+from tests.support.services.catalogue import SERVICES
 from tests.support.services.images import (
-    Automatic1111,
     ComfyUi,
-    Forge,
-    InvokeAi,
-    SdNext,
-    SwarmUi,
 )
 from tests.support.services.language import (
     KoboldCpp,
-    Lemonade,
-    LlamaRouter,
-    LlamaServer,
-    LlamaSwap,
-    LmStudio,
-    LocalAi,
-    Ollama,
-    SgLang,
-    TabbyApi,
-    TextGenerationWebUi,
-    Vllm,
 )
-from tests.support.services.serving import TorchServe, Triton
-from tests.support.services.speech import ChatterboxServer, Kokoro, Speaches
 
 NOWHERE = Path("/nowhere")
 ALL = [presets.find(name, NOWHERE) for name in presets.names(NOWHERE)]
-SERVICES: tuple[type[Service], ...] = (
-    Automatic1111,
-    ChatterboxServer,
-    ComfyUi,
-    Forge,
-    InvokeAi,
-    KoboldCpp,
-    Kokoro,
-    Lemonade,
-    LlamaRouter,
-    LlamaServer,
-    LlamaSwap,
-    LmStudio,
-    LocalAi,
-    Ollama,
-    SdNext,
-    SgLang,
-    Speaches,
-    SwarmUi,
-    TabbyApi,
-    TextGenerationWebUi,
-    TorchServe,
-    Triton,
-    Vllm,
-)
 
 
 async def ask(url: str) -> Verdict:
