@@ -109,7 +109,7 @@ def test_install_installs_what_the_locks_say_and_nothing_else(checkout: Checkout
     venv, locked, project = checkout.calls()
     lock = checkout.root / "scripts" / "lock"
     assert venv == "venv"
-    assert f"--require-hashes -r {lock}/run.txt -r {lock}/build.txt" in locked
+    assert f"--no-deps --require-hashes -r {lock}/run.txt -r {lock}/build.txt" in locked
     assert f"--no-build-isolation --no-deps -e {checkout.root}" in project
 
 
