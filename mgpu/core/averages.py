@@ -1,7 +1,9 @@
 """How long a consumer's jobs, loads and unloads take, and how often it is asked for, so far.
 
-Exponentially weighted: a service that got slower shows within a few jobs, and one odd job is soon
-forgotten.
+The mean of the first ``LATEST`` samples, from then on exponentially weighted: a service that got
+slower shows within some jobs, one odd job is soon forgotten, and the times of jobs, which differ by
+half as a rule, leave little noise: with the latest four instead of ten, who is first among equals
+was decided by it, and one job in twenty waited for up to 5 % longer.
 """
 
 from __future__ import annotations
@@ -9,9 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-WEIGHT = 0.25
-"""Of the newest sample: the last eight make up nine tenths of the average."""
-
+LATEST = 10
+"""So many samples make up two thirds of an average."""
 
 MEMORY_S = 600.0
 """After so long an arrival counts for 1/e: habits of minutes are followed, not of hours."""
@@ -22,11 +23,14 @@ class Average:
     """A moving average in seconds; None before the first sample."""
 
     seconds: float | None = None
+    samples: int = 0
+    """How many were taken in, at most ``LATEST``."""
 
     def add(self, sample_s: float) -> None:
         """Take one more sample in."""
-        known_s = sample_s if self.seconds is None else self.seconds
-        self.seconds = known_s + WEIGHT * (sample_s - known_s)
+        known_s = self.seconds or 0.0
+        self.samples = min(self.samples + 1, LATEST)
+        self.seconds = known_s + (sample_s - known_s) / self.samples
 
 
 @dataclass(slots=True)

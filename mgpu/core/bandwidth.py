@@ -8,13 +8,16 @@ consumer that has been seen to load alone, is compared with what it takes alone.
 
 from __future__ import annotations
 
-from mgpu.core.averages import WEIGHT
+from mgpu.core.averages import Average
 from mgpu.core.model import Order
 from mgpu.core.state import Consumer, State, Swap
 from mgpu.core.step import Step
 
 ALONE_FRACTION = 0.05
 """A load that ran beside others for less of its time than this ran alone."""
+
+NEWEST = 0.25
+"""The weight of the newest loss: two loads side by side tell whether it is one."""
 
 TOLERABLE_LOSS = 0.25
 """Seconds lost by each second beside another load, up to which loads run side by side. Loads that
@@ -41,12 +44,12 @@ def learn(state: State, consumer: Consumer, swap: Swap, seconds: float) -> None:
     alone_s = averages.load.seconds
     if swap.beside_s <= ALONE_FRACTION * seconds:
         if not averages.loaded_alone:
-            averages.load.seconds = None
+            averages.load = Average()
         averages.loaded_alone = True
         averages.load.add(seconds)
     elif averages.loaded_alone and alone_s is not None:
         loss = (seconds - alone_s) / swap.beside_s
-        state.load_loss += WEIGHT * (min(1.0, max(0.0, loss)) - state.load_loss)
+        state.load_loss += NEWEST * (min(1.0, max(0.0, loss)) - state.load_loss)
     else:
         averages.load.add(seconds)
 

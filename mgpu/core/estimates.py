@@ -1,10 +1,10 @@
 """When a waiting job can expect to begin, from what jobs, loads and unloads took before.
 
-The queue is played through once: jobs in the order in which they will be served as things stand,
-each after those before it on its GPUs, and after its consumer's load if it is not in memory by
-then. With ``prefetch``, loads begin at once, ``max_parallel_loads`` at a time, where there is room
-beside the others; else a load begins when those before it have computed and somebody has left. What
-a consumer has not shown yet is taken from the average of those that have; before anything has been
+The queue is played through once: jobs in the order that ``mgpu.core.positions`` foresees, each
+after those before it on its GPUs, and after its consumer's load if it is not in memory by then.
+With ``prefetch``, loads begin at once, ``max_parallel_loads`` at a time, where there is room beside
+the others; else a load begins when those before it have computed and somebody has left. What a
+consumer has not shown yet is taken from the average of those that have; before anything has been
 measured there is no estimate. It is made when somebody asks, never for a decision. Who is loaded by
 then ranks as it does now: an estimate is rather late than early.
 """
@@ -14,20 +14,18 @@ from __future__ import annotations
 import heapq
 from collections.abc import Iterable, Sequence
 
-from mgpu.core import ordering, placement, vram
+from mgpu.core import placement, vram
 from mgpu.core.averages import Average
 from mgpu.core.effects import Effect, Finish, UnloadMeasured
 from mgpu.core.jobs import Job
 from mgpu.core.model import ConsumerState as S
-from mgpu.core.model import LockMode, Order, Outcome
+from mgpu.core.model import LockMode, Outcome
 from mgpu.core.state import Consumer, State
 
 RETRY_S = 2.0
 """When to come back before anything has been measured: about one short job later."""
 RETRY_LEAST_S = 1.0
 RETRY_MOST_S = 60.0
-
-Rank = tuple[float, ...]
 
 Lane = int | str
 """What is used by one job at a time: a GPU, or a consumer where GPUs are shared."""
@@ -43,30 +41,6 @@ def learn(state: State, effects: Iterable[Effect]) -> None:
                 state.consumers[name].averages.unload.add(seconds)
             case _:
                 pass
-
-
-def in_order(state: State, jobs: Iterable[Job], at: float) -> list[Job]:
-    """Waiting jobs in the order in which they will be served as things stand.
-
-    Each is ranked as a consumer's first job would be, and those that need the same load together.
-    """
-    overdue_from = at - state.policy.max_overtake_s
-    rank = ordering.ranks(state, at)
-    together: dict[tuple[str, int], Rank] = {}
-
-    def key(job: Job) -> Rank:
-        if job.arrived_at <= overdue_from:
-            return (0, job.seq)
-        consumer = state.consumers[job.consumer]
-        if consumer.state is S.RESIDENT or state.policy.order is Order.ARRIVAL:
-            return (1, -job.priority, *rank(consumer, job), job.seq)
-        batch = (job.consumer, job.priority)
-        if batch not in together:
-            together[batch] = (*rank(consumer, job), job.seq)
-        return (1, -job.priority, *together[batch], job.seq)
-
-    # In order of arrival, so that those together rank as the first of them.
-    return sorted(sorted(jobs, key=lambda job: job.seq), key=key)
 
 
 def etas_s(state: State, jobs: Sequence[Job], at: float) -> list[float | None]:

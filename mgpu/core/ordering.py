@@ -52,7 +52,7 @@ def turns(state: State, at: float) -> list[Turn]:
 
 def _claim(state: State, consumer: Consumer, job: Job, at: float, *, overdue: bool) -> Claim:
     if overdue or planning.soon_overdue(state, consumer, job, at):
-        return Claim(math.inf, job.seq)
+        return Claim(math.inf, job.seq, batches=state.policy.order is Order.PLANNED)
     strict = state.policy.order is Order.ARRIVAL
     return Claim(job.priority, job.seq if strict else math.inf)
 

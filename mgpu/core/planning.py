@@ -5,7 +5,9 @@ the next is the one with the largest ``(age + 1 s) / job_s ** 2``, where the age
 first waiting job: short jobs first (W. E. Smith, "Various optimizers for single-stage production",
 1956), as far as the long ones have not waited longer in proportion. The square lets equal times
 come out as order of arrival, and keeps errors in the averages from holding anybody up for long; the
-second keeps fresh jobs comparable.
+second keeps fresh jobs comparable. While somebody waits for room, this is divided by the number of
+jobs that wait for the same consumer: whoever is through first can make room first, while the others
+still compute.
 
 Of those to come, the next to load is the one whose waiting jobs are worth it soonest: the smallest
 ``job_s + load_s / waiting``, Smith's rule for a batch that must be loaded once. With everything
@@ -15,8 +17,13 @@ can do with less. Before all others comes who will be overdue by the time its lo
 without waiting jobs whose return is expected to cost least (``mgpu.core.eviction``); only when
 those do not suffice, one with waiting jobs gives up its place, if all together wait less then.
 
-While an overdue job's own consumer loads, others may compute, as long as they are expected to be
-through before it can begin: that takes nothing from it.
+A job that is overdue (``max_overtake_s``) goes before all that came later, with two exceptions.
+While its own consumer loads, others may compute, as long as they are expected to be through before
+it can begin: that takes nothing from it. And before its consumer gets the room of another one, that
+one's batch is done: the jobs that waited already when it came into memory. They are a fixed number,
+which no newcomer adds to. Without that, as soon as more work waits than can be done in
+``max_overtake_s``, all is overdue and is served in order of arrival, one load a job; so little gets
+done then that everybody waits for several times as long, those who are protected too.
 """
 
 from __future__ import annotations
@@ -77,7 +84,7 @@ def better_later(state: State, target: Consumer, at: float) -> frozenset[str]:
     """
     if state.policy.order is not Order.PLANNED or not state.policy.prefetch:
         return frozenset()
-    common_s = _common_job_s(state)
+    common_s = common_job_s(state)
     head, _ = target.waiting.head(at, math.inf)
     there_s = reload_s(target) + _work_s(target, common_s)
     most_s, best = 0.0, frozenset[str]()
@@ -105,24 +112,43 @@ def _may_be_put_off(state: State, other: Consumer, job: Job, at: float) -> bool:
 
 def _work_s(consumer: Consumer, common_s: float) -> float:
     """How long a consumer's waiting jobs are going to compute."""
-    own_s = consumer.averages.job.seconds
-    return len(consumer.waiting) * (common_s if own_s is None else own_s)
+    return len(consumer.waiting) * job_s(consumer, common_s)
 
 
 def ranks(state: State, at: float) -> Callable[[Consumer, Job], tuple[float, ...]]:
     """What to sort consumers with waiting jobs by, smallest first."""
-    common_s = _common_job_s(state)
+    common_s = common_job_s(state)
+    wanted = any(
+        c.waiting and c.state is ConsumerState.ABSENT and c.name not in state.swaps
+        for c in state.consumers.values()
+    )
 
     def rank(consumer: Consumer, job: Job) -> tuple[float, ...]:
-        own_s = consumer.averages.job.seconds
-        each_s = max(LEAST_JOB_S, common_s if own_s is None else own_s)
+        waiting = len(consumer.waiting)
         if consumer.state is ConsumerState.RESIDENT:
-            return (0, -(at - job.arrived_at + HEAD_START_S) / each_s**2)
+            together = waiting if wanted else 1
+            return (0, compute_rank(at - job.arrived_at, job_s(consumer, common_s), together))
         if soon_overdue(state, consumer, job, at):
             return (-1, job.arrived_at)
-        return (1, each_s + load_s(consumer) / len(consumer.waiting))
+        return (1, load_rank(consumer, job_s(consumer, common_s), waiting))
 
     return rank
+
+
+def compute_rank(age_s: float, each_s: float, together: int) -> float:
+    """Which of those in memory is next; ``together`` is 1 while nobody waits for room."""
+    return -(age_s + HEAD_START_S) / (each_s**2 * together)
+
+
+def load_rank(consumer: Consumer, each_s: float, waiting: int) -> float:
+    """Which of those to come is loaded next."""
+    return each_s + load_s(consumer) / waiting
+
+
+def job_s(consumer: Consumer, common_s: float) -> float:
+    """How long a consumer's job is expected to compute, in seconds, and more than nothing."""
+    own_s = consumer.averages.job.seconds
+    return max(LEAST_JOB_S, common_s if own_s is None else own_s)
 
 
 def soon_overdue(state: State, consumer: Consumer, job: Job, at: float) -> bool:
@@ -146,13 +172,22 @@ def blocked_until(state: State, consumer: Consumer, at: float) -> float:
     return (at if swap.load_started_at is None else swap.load_started_at) + known_s
 
 
+def lets_batches_end(state: State, consumer: Consumer) -> bool:
+    """Whether an overdue job of a consumer waits for the batches of those in memory.
+
+    That is while its consumer is not in memory and no room is being made for it.
+    """
+    there = consumer.state is ConsumerState.RESIDENT or consumer.name in state.swaps
+    return state.policy.order is Order.PLANNED and not there
+
+
 def is_over_by(consumer: Consumer, at: float, until: float) -> bool:
     """Whether a job of a consumer that begins now is expected to be over by a moment."""
     known_s = consumer.averages.job.seconds
     return known_s is not None and at + known_s <= until
 
 
-def _common_job_s(state: State) -> float:
+def common_job_s(state: State) -> float:
     """How long a job of somebody of whom none has been seen yet is taken to last."""
     known_s = [s for c in state.consumers.values() if (s := c.averages.job.seconds) is not None]
     return sum(known_s) / len(known_s) if known_s else UNKNOWN_JOB_S

@@ -279,13 +279,17 @@ def _serve_all(step: Step) -> None:
         served = False
         claims: dict[int, float] = {}
         until: dict[int, float] = {}
+        batches_only: set[int] = set()
         turns = ordering.turns(state, step.at)
         lowest = min(turn.job.priority for turn in turns)
         ahead = state.policy.prefetch
         without_room: list[Turn] = []
         for turn in turns:
             absent = turn.consumer.state is S.ABSENT and turn.consumer.name not in state.swaps
-            held_up = _held_up(state, turn, claims) or _too_long(step, turn, until)
+            behind_batches = _in_no_batch(state, turn, batches_only)
+            held_up = (
+                behind_batches or _held_up(state, turn, claims) or _too_long(step, turn, until)
+            )
             may = not held_up or (ahead and absent)
             # With many consumers to come, trying each would cost more than the loads are worth.
             hopeless = absent and any(_is_no_easier(turn, other) for other in without_room)
@@ -300,6 +304,9 @@ def _serve_all(step: Step) -> None:
             if turn.barrier and blocked_until > step.at:
                 for index in placement.where(state, turn.consumer):
                     until[index] = min(blocked_until, until.get(index, math.inf))
+                continue
+            if behind_batches or (turn.barrier and planning.lets_batches_end(state, turn.consumer)):
+                batches_only |= placement.where(state, turn.consumer)
                 continue
             claim = _claim(state, turn)
             if claim > lowest:
@@ -336,6 +343,13 @@ def _too_long(step: Step, turn: Turn, until: Mapping[int, float]) -> bool:
         index in until and not planning.is_over_by(turn.consumer, step.at, until[index])
         for index in placement.where(step.state, turn.consumer)
     )
+
+
+def _in_no_batch(state: State, turn: Turn, batches_only: set[int]) -> bool:
+    """Whether a job is none of those that may still go before an overdue one without room."""
+    consumer = turn.consumer
+    in_batch = consumer.state is S.RESIDENT and consumer.came_for(turn.job)
+    return not in_batch and not batches_only.isdisjoint(placement.where(state, consumer))
 
 
 def _claim(state: State, turn: Turn) -> float:

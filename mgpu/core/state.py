@@ -21,11 +21,13 @@ class Claim:
 
     As a rule that is the place of those whose jobs all have a lower ``priority``; in a strict order
     also of those that came after it (``seq``). Who has waited for too long has no priority but age
-    (``priority`` infinite), and takes the place of all that came after it.
+    (``priority`` infinite), and takes the place of all that came after it, but for the rest of a
+    batch where those are served to their end (``batches``).
     """
 
     priority: float
     seq: float = math.inf
+    batches: bool = False
     over: frozenset[str] = frozenset()
     """Names of consumers that had better wait (``mgpu.core.planning``)."""
 
@@ -35,10 +37,10 @@ class Claim:
         if consumer.name in self.over:
             return False
         came_before = waiting.oldest_seq() < self.seq
+        first = waiting.first()
         if math.isinf(self.priority):
-            return came_before
-        highest = waiting.highest_priority()
-        return highest > self.priority or (highest == self.priority and came_before)
+            return came_before or (self.batches and consumer.came_for(first))
+        return first.priority > self.priority or (first.priority == self.priority and came_before)
 
 
 @dataclass(slots=True)
@@ -179,6 +181,10 @@ class Consumer:
     def name(self) -> str:
         """Its name in the configuration."""
         return self.policy.name
+
+    def came_for(self, job: Job) -> bool:
+        """Whether a job of its waited already when it came into memory: it is of that batch."""
+        return job.arrived_at <= self.resident_since
 
     @property
     def can_be_unloaded(self) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from mgpu.core import estimates, measuring, vram
+from mgpu.core import estimates, measuring, positions, vram
 from mgpu.core.jobs import Job
 from mgpu.core.model import ConsumerState, GpuProcess
 from mgpu.core.state import Consumer, Gpu, State
@@ -166,7 +166,7 @@ def _running(job: Job, at: float) -> JobView:
 def _queue(state: State, at: float) -> tuple[WaiterView, ...]:
     waiting = [job for c in state.consumers.values() for job in c.waiting]
     front = heapq.nsmallest(WAITERS_SHOWN, waiting, key=lambda job: (-job.priority, job.seq))
-    queue = estimates.in_order(state, front, at)
+    queue = positions.in_order(state, front, at)
     etas_s = estimates.etas_s(state, queue, at)
     return tuple(
         WaiterView(job.id, job.consumer, position, at - job.arrived_at, eta_s)

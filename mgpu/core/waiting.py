@@ -40,9 +40,9 @@ class Waiting:
         del self._jobs[job.id]
         self._forget_departed()
 
-    def highest_priority(self) -> int:
-        """The highest priority of all. Not to be asked of an empty queue."""
-        return -self._by_rank[0][0]
+    def first(self) -> Job:
+        """The first come of the highest priority. Not to be asked of an empty queue."""
+        return self._by_rank[0][2]
 
     def oldest_seq(self) -> int:
         """The number of the oldest one's arrival. Not to be asked of an empty queue."""
@@ -56,7 +56,7 @@ class Waiting:
         oldest = self._by_arrival[0]
         if oldest.arrived_at + max_overtake_s <= at:
             return oldest, True
-        return self._by_rank[0][2], False
+        return self.first(), False
 
     def _forget_departed(self) -> None:
         while self._by_rank and self._by_rank[0][2].id not in self._jobs:

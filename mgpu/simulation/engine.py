@@ -2,9 +2,10 @@
 
 The scheduler is told what a broker would tell it, and everything it wants is done by a simulated
 machine: loads and unloads take the time the trace says, memory fills half-way through a load and
-comes back when an unload ends, and the GPUs are read whenever the scheduler asks for it or their
-memory has changed. While somebody waits and nothing moves they are read once a second, as the
-broker does. Nothing fails here; for what happens then see the tests of ``mgpu.core``.
+comes back when an unload ends, and the GPUs are read, with what each consumer's processes hold,
+whenever the scheduler asks for it or their memory has changed. While somebody waits and nothing
+moves they are read once a second, as the broker does. Nothing fails here; for what happens then see
+the tests of ``mgpu.core``.
 """
 
 from __future__ import annotations
@@ -180,12 +181,25 @@ class _Machine:
         while self._unread:
             self._unread = False
             readings = tuple(
-                GpuReading(index=index, total_mib=total_mib, free_mib=max(0, free_mib))
+                GpuReading(
+                    index=index,
+                    total_mib=total_mib,
+                    free_mib=max(0, free_mib),
+                    held_mib=self._held_mib(index),
+                )
                 for index, (total_mib, free_mib) in enumerate(
                     zip(self._trace.total_mib, self._free_mib, strict=True)
                 )
             )
             self._post(GpusRead(self._agenda.now_s, readings))
+
+    def _held_mib(self, index: int) -> dict[str, int]:
+        """What the processes of each service hold on a GPU, as the driver tells a broker."""
+        held_mib = dict.fromkeys(self._trace.services, 0)
+        for name, gpus in self._placed.items():
+            if index in gpus:
+                held_mib[name] = share_mib(self._trace.services[name].footprint_mib, gpus)
+        return held_mib
 
     def _watch(self) -> None:
         """Read once in a while for as long as somebody waits for nothing that is under way."""

@@ -255,42 +255,6 @@ class TestLoadsBesideComputing:
         assert queue(play) == {"2": 5.0, "3": 7.0, "1": 9.0}
 
 
-class TestPositions:
-    def test_are_those_of_arrival_where_that_is_the_order(self) -> None:
-        play = Playbook(resident("a"), absent("b"), order="arrival")
-        for job, consumer in (("0", "a"), ("1", "b"), ("2", "a"), ("3", "b")):
-            play.arrive(job, consumer)
-        assert list(queue(play)) == ["1", "2", "3"]
-
-    def test_put_residents_first_then_one_consumer_after_the_other(self) -> None:
-        play = Playbook(resident("a"), absent("b"), absent("c"))
-        for job, consumer in enumerate("abcbcacb"):
-            play.arrive(str(job), consumer)
-        consumers = [waiter.consumer for waiter in play.snapshot().queue]
-        assert consumers == ["a", "b", "b", "b", "c", "c", "c"]
-
-    def test_are_what_planned_would_choose(self) -> None:
-        play = known(
-            Playbook(resident("a"), resident("b"), absent("c"), absent("d"), order="planned"),
-            a=(9.0, 1.0, 1.0),
-            b=(1.0, 1.0, 1.0),
-            c=(1.0, 20.0, 1.0),
-            d=(1.0, 5.0, 1.0),
-        )
-        for job, consumer in enumerate("aacdbcb"):
-            play.arrive(str(job), consumer)
-        consumers = [waiter.consumer for waiter in play.snapshot().queue]
-        assert consumers == ["b", "b", "a", "d", "c", "c"]
-
-    def test_put_the_overdue_before_everybody(self) -> None:
-        play = Playbook(resident("a"), absent("b"), max_overtake_s=10.0)
-        play.arrive("0", "a")
-        play.arrive("1", "b")
-        play.after(10.0)
-        play.arrive("2", "a", priority=5)
-        assert list(queue(play)) == ["1", "2"]
-
-
 class TestAFullQueue:
     def test_names_the_time_until_a_place_is_free(self) -> None:
         play = known(Playbook(resident("a", max_queue=1)), a=(10.0, None, None))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 
 from mgpu.core import planning
+from mgpu.core.model import ConsumerPolicy
 from tests.core.playbook import Playbook, absent, resident
 
 
@@ -222,3 +223,103 @@ def test_when_a_load_takes_longer_than_it_should_nobody_overtakes_the_overdue() 
     play = overdue_and_loading()
     play.after(5.0)
     assert play.arrive("q1", "quick") == []
+
+
+def test_while_somebody_waits_for_room_the_one_that_is_through_first_goes_first() -> None:
+    """Then it can leave, and the load goes on beside the other's jobs."""
+    play = planned(resident("few"), resident("many"), absent("c"), total_mib=16000)
+    serve(play, "few", 2.0)
+    serve(play, "many", 2.0)
+    play.arrive("0", "many")
+    for number in range(3):
+        play.arrive(f"m{number}", "many")
+    play.after(0.5)
+    play.arrive("f", "few")
+    play.arrive("c", "c")
+    assert play.end("0") == ["done 0", "grant f"]
+    assert play.end("f") == ["done f", "grant m0", "unload few"]
+
+
+def test_while_nobody_does_equal_jobs_go_in_order_of_arrival() -> None:
+    play = planned(resident("few"), resident("many"), total_mib=16000)
+    serve(play, "few", 2.0)
+    serve(play, "many", 2.0)
+    play.arrive("0", "many")
+    play.arrive("m", "many")
+    play.arrive("n", "many")
+    play.after(0.5)
+    play.arrive("f", "few")
+    assert play.end("0") == ["done 0", "grant m"]
+
+
+def batch(*others: ConsumerPolicy) -> Playbook:
+    """``a`` came for three jobs, of which the first computes; a job of ``b`` is overdue."""
+    total_mib = 8000 + sum(other.footprint_mib for other in others)
+    play = planned(absent("a"), absent("b"), *others, total_mib=total_mib, max_overtake_s=10)
+    assert play.arrive("a0", "a") == ["load a"]
+    play.after(1.0)
+    assert play.arrive("b", "b") == []
+    play.after(8.0)
+    play.arrive("a1", "a")
+    play.arrive("a2", "a")
+    assert play.comes("a") == ["grant a0"]
+    play.after(3.0)
+    return play
+
+
+def test_before_an_overdue_job_gets_the_room_of_another_that_ones_batch_is_done() -> None:
+    play = batch()
+    assert play.end("a0") == ["done a0", "grant a1"]
+    assert play.end("a1") == ["done a1", "grant a2"]
+    assert play.end("a2") == ["done a2", "unload a"]
+    assert play.leaves("a") == ["load b"]
+    assert play.comes("b") == ["grant b"]
+
+
+def test_who_comes_later_is_of_no_batch() -> None:
+    play = batch()
+    play.arrive("late", "a")
+    play.end("a0")
+    play.end("a1")
+    assert play.end("a2") == ["done a2", "unload a"]
+
+
+def test_a_batch_ends_for_the_overdue_where_somebody_urgent_has_come_to_it() -> None:
+    """A consumer's first job is the one that counts, and that one is of no batch."""
+    play = batch()
+    play.arrive("urgent", "a", priority=9)
+    assert play.end("a0") == ["done a0", "unload a"]
+
+
+def test_jobs_of_who_was_there_all_along_are_of_no_batch() -> None:
+    play = planned(resident("a"), absent("b"), total_mib=8000, max_overtake_s=10)
+    for number in range(3):
+        play.arrive(f"a{number}", "a")
+    play.arrive("b", "b")
+    play.after(10.0)
+    # Those that came before it go before it.
+    assert play.end("a0") == ["done a0", "grant a1"]
+    assert play.end("a1") == ["done a1", "grant a2"]
+    play.arrive("a3", "a")
+    assert play.end("a2") == ["done a2", "unload a"]
+
+
+def test_an_overdue_job_of_no_batch_waits_behind_one_without_room_and_holds_up_no_batch() -> None:
+    play = batch(resident("there", 1000))
+    play.arrive("t", "there")
+    play.after(10.0)
+    assert play.end("a0") == ["done a0", "grant a1"]
+    assert play.end("a1") == ["done a1", "grant a2"]
+    assert play.end("a2") == ["done a2", "unload a"]
+
+
+def test_other_orders_know_no_batches() -> None:
+    play = Playbook(absent("a"), absent("b"), total_mib=8000, max_overtake_s=10)
+    for job in ("a0", "a1"):
+        play.arrive(job, "a")
+    play.arrive("b", "b")
+    play.arrive("a2", "a")
+    play.comes("a")
+    play.after(10.0)
+    assert play.end("a0") == ["done a0", "grant a1"]
+    assert play.end("a1") == ["done a1", "unload a"]

@@ -36,12 +36,14 @@ def check(world: World, grant: Grant, granted: Job, job_s: float | None) -> None
         for job in consumer.waiting:
             older = job.seq < granted.seq
             late = older and job.arrived_at < limit - EPSILON_S
-            late = late and (same or not _over_before_the_load(world, consumer, job_s))
+            batch = not same and _of_a_batch(world, consumer, job, granted)
+            excused = batch or (not same and _over_before_the_load(world, consumer, job_s))
+            late = late and not excused
             hold(not late, f"{granted.id} overtakes {job.id}, which waits for too long")
             before = (-job.priority, job.seq) < (-granted.priority, granted.seq)
             if before and not overdue and (same or strict):
                 hold(condition=False, message=f"{granted.id} goes before {job.id}")
-            if not same and not overdue and job.priority > granted.priority:
+            if not (same or overdue or batch) and job.priority > granted.priority:
                 free = len(consumer.running) < consumer.policy.concurrency
                 resident = consumer.state is S.RESIDENT and free
                 hold(not resident, f"{granted.id} takes the turn of {job.id}")
@@ -58,6 +60,29 @@ def _over_before_the_load(world: World, overdue: Consumer, job_s: float | None) 
         return False
     began_at = world.now if swap.load_started_at is None else swap.load_started_at
     return world.now + job_s <= began_at + load_s
+
+
+def _of_a_batch(world: World, consumer: Consumer, overtaken: Job, granted: Job) -> bool:
+    """Whether a job is of a batch that is done before an overdue one gets the room.
+
+    Under ``planned``, as long as the oldest overdue one is not in memory nor on its way there, jobs
+    begin that waited already when their consumer came, and only those.
+    """
+    state = world.state
+    limit = world.now - state.policy.max_overtake_s + EPSILON_S
+    first = {c.name: next(iter(c.waiting)) for c in state.consumers.values() if c.waiting}
+    outside = [
+        job
+        for name, job in first.items()
+        if job.arrived_at <= limit
+        and job.seq <= overtaken.seq
+        and state.consumers[name].state is not S.RESIDENT
+        and name not in state.swaps
+    ]
+    runs_its_own = consumer.state is S.RESIDENT and overtaken.arrived_at <= consumer.resident_since
+    since = state.consumers[granted.consumer].resident_since
+    planned = state.policy.order is Order.PLANNED
+    return planned and bool(outside) and granted.arrived_at <= since and not runs_its_own
 
 
 def _places(world: World, consumer: Consumer) -> set[int]:
