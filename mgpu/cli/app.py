@@ -2,35 +2,50 @@
 
 0: done. 1: the broker said no. 2: bad usage or configuration. 3: cannot reach the broker.
 Commands raise; only here are errors turned into text and codes.
+
+A command's module is imported when it is called: all of them together cost more than a second, and
+whoever asks for the status needs nothing of what serves.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from mgpu import __version__
-from mgpu.cli import (
-    check,
-    consumers,
-    demo,
-    init,
-    jobs,
-    measure,
-    output,
-    pausing,
-    serve,
-    simulate,
-    status,
-)
-from mgpu.cli.client import CannotReach
+from mgpu.cli import output
+from mgpu.cli.failures import CannotReach
 from mgpu.config.problems import InvalidConfig
 from mgpu.errors import ConfigError, MgpuError
 
+COMMANDS = {
+    "serve": ("serve", "Run the broker until it is told to stop."),
+    "check": ("check", "Validate the configuration."),
+    "init": ("init", "Find the services that run here and propose a configuration."),
+    "status": ("status", "Show the GPUs, the consumers, the queue and who holds the lock."),
+    "jobs": ("jobs", "Show the jobs that run or wait, or take one out."),
+    "measure": ("measure", "Cycle a consumer and show how much VRAM it takes."),
+    "demo": ("demo", "Run the main job on a simulated GPU."),
+    "simulate": ("simulate", "Compare scheduling policies in virtual time."),
+    "load": ("consumers", "Make a consumer resident, evicting others if it must be."),
+    "unload": ("consumers", "Take a consumer out of VRAM once its running jobs have ended."),
+    "pin": ("consumers", "Keep a consumer in VRAM until it is unpinned."),
+    "unpin": ("consumers", "Let a consumer be evicted again."),
+    "restart": ("consumers", "Stop a consumer, its running jobs with it, and load it again."),
+    "pause": ("pausing", "Let running jobs end, empty the VRAM, and hold the queue."),
+    "resume": ("pausing", "Serve jobs again."),
+}
+"""Each command with its module, where it is the function of its own name, and its line of help."""
+
 
 class _Commands(TyperGroup):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command and _imported(name or args[0]), rest
+
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
@@ -39,6 +54,18 @@ class _Commands(TyperGroup):
             for problem in problems:
                 output.complain(str(problem))
             raise typer.Exit(_exit_code(error)) from None
+
+
+def _imported(name: str) -> Any:
+    """The command itself, with its arguments and options."""
+    module, _ = COMMANDS[name]
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name)(getattr(import_module(f"mgpu.cli.{module}"), name))
+    return typer.main.get_command(alone)
+
+
+def _listed() -> None:
+    """Stands for a command in lists until it is called."""
 
 
 def _exit_code(error: MgpuError) -> int:
@@ -59,21 +86,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command("serve")(serve.serve)
-app.command("check")(check.check)
-app.command("init")(init.init)
-app.command("status")(status.status)
-app.command("jobs")(jobs.jobs)
-app.command("measure")(measure.measure_command)
-app.command("demo")(demo.demo)
-app.command("simulate")(simulate.simulate)
-app.command("load")(consumers.load)
-app.command("unload")(consumers.unload)
-app.command("pin")(consumers.pin)
-app.command("unpin")(consumers.unpin)
-app.command("restart")(consumers.restart)
-app.command("pause")(pausing.pause)
-app.command("resume")(pausing.resume)
+for _name, (_, _line) in COMMANDS.items():
+    app.command(_name, help=_line)(_listed)
 
 
 def _version(asked: bool) -> None:  # noqa: FBT001 - typer calls it

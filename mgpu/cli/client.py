@@ -17,20 +17,12 @@ import aiohttp
 import typer
 from yarl import URL
 
-from mgpu.config import keys
-from mgpu.errors import MgpuError
+from mgpu.cli.failures import BrokerSaidNo, CannotReach
+from mgpu.config import api_key
 
 CONNECT_TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _QUOTED_BYTES = 300
-
-
-class BrokerSaidNo(MgpuError):  # noqa: N818 - named as its kin in mgpu.errors
-    """The broker refused."""
-
-
-class CannotReach(MgpuError):  # noqa: N818 - the same
-    """Nobody who answers like a broker is at the address."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +150,8 @@ def _authorization() -> dict[str, str]:
     key = os.environ.get("MGPU_API_KEY", "").strip()
     if not key:
         return {}
-    if not keys.can_be_sent(key):
-        raise typer.BadParameter(f"MGPU_API_KEY: {keys.WHAT_A_KEY_IS}")
+    if not api_key.can_be_sent(key):
+        raise typer.BadParameter(f"MGPU_API_KEY: {api_key.WHAT_A_KEY_IS}")
     return {"Authorization": f"Bearer {key}"}
 
 

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from mgpu.cli.client import BrokerSaidNo, Client, action
+from mgpu.cli.client import Client, action
+from mgpu.cli.failures import BrokerSaidNo
 from mgpu.cli.figures import Cycle, judged
 from mgpu.config.problems import did_you_mean
 from mgpu.core.model import ConsumerState

@@ -15,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from mgpu.cli import output
-from mgpu.cli.client import BrokerSaidNo, Client
+from mgpu.cli.client import Client
 from mgpu.cli.consumers import DEFAULT_WAIT_S, Name, Wait
-from mgpu.cli.cycles import MORE_TRIES, Bench, Job, measure
+from mgpu.cli.cycles import MORE_TRIES, Bench, Job
+from mgpu.cli.cycles import measure as run_cycles
+from mgpu.cli.failures import BrokerSaidNo
 from mgpu.cli.figures import Cycle, Figures, figures
 from mgpu.cli.options import DEFAULT_CONFIG, DEFAULT_URL, ConfigFile, Url
 from mgpu.config.load import load
@@ -30,7 +32,7 @@ _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 _STEPS = 3  # of a cycle without a job
 
 
-def measure_command(  # noqa: PLR0913 - the options of a command
+def measure(  # noqa: PLR0913 - the options of a command
     name: Name,
     *,
     cycles: Annotated[int, typer.Option("--cycles", min=1, max=100, help="How often.")] = 3,
@@ -71,7 +73,7 @@ def measure_command(  # noqa: PLR0913 - the options of a command
     given = _given(config, name, needed=store)
     bench = Bench(Client.at(url), name, settle, wait)
     with _progress(name, cycles * (_STEPS + (job is not None))) as advance:
-        done, was_absent = asyncio.run(measure(bench, cycles, job, force=force, advance=advance))
+        done, was_absent = asyncio.run(run_cycles(bench, cycles, job, force=force, advance=advance))
     residual_mib = given.residual_mib if given is not None else 0
     result = figures(done, cycles, was_absent=was_absent, configured_residual_mib=residual_mib)
     output.console().print(_table(done, result))

@@ -12,7 +12,8 @@ import typer
 from rich.live import Live
 
 from mgpu.cli import output
-from mgpu.cli.client import CannotReach, Client
+from mgpu.cli.client import Client
+from mgpu.cli.failures import CannotReach
 from mgpu.cli.options import DEFAULT_URL, Url
 from mgpu.cli.view import render
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from yarl import URL
 
-from mgpu.config import completions, gpu_placeholders, keys, listen, patterns
+from mgpu.config import api_key, completions, gpu_placeholders, keys, listen, patterns
 from mgpu.config.model import Config, ConsumerConfig
 from mgpu.config.problems import Finding, KeyPath, did_you_mean
 
@@ -54,8 +54,8 @@ def check(config: Config, consumers: Collection[str] | None) -> Iterator[Finding
 def _server(config: Config) -> Iterator[Finding]:
     server = config.server
     for index, key in enumerate(server.api_keys):
-        if not keys.can_be_sent(key.get_secret_value()):
-            yield Finding(("server", "api_keys", index), keys.WHAT_A_KEY_IS)
+        if not api_key.can_be_sent(key.get_secret_value()):
+            yield Finding(("server", "api_keys", index), api_key.WHAT_A_KEY_IS)
     if server.api_keys_file is not None:
         try:
             keys.read_file(server.api_keys_file)

@@ -11,6 +11,7 @@ import re
 import stat
 from pathlib import Path
 
+from mgpu.config import api_key
 from mgpu.config.model import Config, ConsumerConfig
 from mgpu.errors import ConfigError
 
@@ -63,14 +64,6 @@ def read_file(path: Path) -> tuple[str, ...]:
     if not keys:
         raise KeysFileError("holds no key")
     for number, line in enumerate(lines, start=1):
-        if line and not can_be_sent(line):
-            raise KeysFileError(f"is wrong on line {number}: {WHAT_A_KEY_IS}")
+        if line and not api_key.can_be_sent(line):
+            raise KeysFileError(f"is wrong on line {number}: {api_key.WHAT_A_KEY_IS}")
     return keys
-
-
-WHAT_A_KEY_IS = "a key is printable ASCII without blanks"
-
-
-def can_be_sent(key: str) -> bool:
-    """Whether a key fits into an ``Authorization`` header as one word."""
-    return bool(key) and key.isascii() and key.isprintable() and " " not in key

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -6,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from mgpu.cli.app import COMMANDS
 
 Mgpu = Callable[..., Awaitable[Any]]
 
@@ -48,3 +51,37 @@ async def test_help_names_every_command(mgpu: Mgpu) -> None:
     assert result.exit_code == 0
     for command in ("serve", "check", "status", "load", "unload", "simulate"):
         assert f"  {command} " in result.stdout
+    for command, (_, line) in COMMANDS.items():
+        assert re.search(rf"^  {command} +{re.escape(line)}$", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+async def test_every_command_has_help_of_its_own(mgpu: Mgpu, command: str) -> None:
+    result = await mgpu(command, "--help")
+
+    assert result.exit_code == 0
+    assert result.stdout.startswith(f"Usage: mgpu {command} ")
+    assert "Options:\n" in result.stdout
+
+
+async def test_a_mistyped_command_is_guessed(mgpu: Mgpu) -> None:
+    result = await mgpu("unlaod")
+
+    assert result.exit_code == 2
+    assert "Did you mean 'unload'" in result.stderr
+
+
+@pytest.mark.parametrize("command", ["status", "jobs", "load"])
+def test_a_client_command_loads_nothing_of_the_broker(tmp_path: Path, command: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "mgpu", command, "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=True,
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+
+    assert "mgpu.cli.client" in loaded
+    assert not loaded & {"aiohttp.web", "mgpu.bootstrap", "mgpu.config.model", "mgpu.simulation"}
