@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
@@ -152,8 +152,10 @@ class Bench:
             yield
         finally:
             looking.cancel()
-            with suppress(asyncio.CancelledError):
-                await looking
+            # Who awaits it while it is cancelled would take an interruption of his own for its.
+            await asyncio.wait([looking])
+            if not looking.cancelled():
+                looking.result()
 
 
 def free_mib(status: Status) -> int:

@@ -12,7 +12,8 @@ from tests.acceptance.conftest import Machine, job
 
 
 async def test_a_thousand_clients_for_one_absent_consumer_cause_one_load(machine: Machine) -> None:
-    target = await machine.consumer("target", 8000, config={"max_queue": 64})
+    load = {"path": "/load", "timeout_s": 50}  # longer than a thousand take to be refused
+    target = await machine.consumer("target", 8000, config={"max_queue": 64, "load": load})
     broker = await machine.broker()
     target.load_gate.close()
     clients = [asyncio.create_task(job(broker, "target")) for _ in range(1000)]

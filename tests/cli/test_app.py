@@ -19,7 +19,7 @@ def _run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         cwd=cwd,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=40,
         check=False,
     )
 
@@ -78,7 +78,7 @@ def test_a_client_command_loads_nothing_of_the_broker(tmp_path: Path, command: s
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=40,
         check=True,
     )
     loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}

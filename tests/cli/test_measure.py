@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
-from mgpu.cli.cycles import obstacles
+from mgpu.cli.client import Client
+from mgpu.cli.cycles import Bench, _Watch, obstacles
 from mgpu.cli.figures import Cycle, figures
 from tests.support.servers import free_port
 
@@ -242,3 +244,32 @@ def test_doubtful_cycles_do_not_count_and_make_the_residual_doubtful() -> None:
 
     assert (found.footprint_mib, found.residual_mib, found.doubts) == (4000, None, ())
     assert figures(done, 2, was_absent=True, configured_residual_mib=0).doubts == ("x",)
+
+
+async def test_an_interruption_is_heard_while_it_stops_looking(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked, told_to_stop, may_stop = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def ask(*_: Any, **__: Any) -> None:
+        try:
+            asked.set()
+            await asyncio.get_running_loop().create_future()
+        finally:
+            told_to_stop.set()
+            await may_stop.wait()
+
+    monkeypatch.setattr(Client, "ask", ask)
+    bench = Bench(Client.at("http://localhost"), "tts", settle_s=0.1, timeout_s=1.0)
+
+    async def measure() -> None:
+        async with bench._watching(_Watch("tts")):
+            await asked.wait()
+
+    measuring = asyncio.create_task(measure())
+    await told_to_stop.wait()
+    measuring.cancel()
+    may_stop.set()
+    await asyncio.wait([measuring])
+
+    assert measuring.cancelled()

@@ -83,11 +83,16 @@ async def test_watching_goes_on_until_interrupted_and_that_is_no_failure(
         sys.executable, "-m", "mgpu", *command, stdout=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
-    async with asyncio.timeout(20):
-        lines = [await process.stdout.readline() for _ in range(2)]
-        process.send_signal(signal.SIGINT)
-        rest = await process.stdout.read()
-        code = await process.wait()
+    try:
+        async with asyncio.timeout(40):
+            lines = [await process.stdout.readline() for _ in range(2)]
+            process.send_signal(signal.SIGINT)
+            rest = await process.stdout.read()
+            code = await process.wait()
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
 
     assert [json.loads(line) for line in lines] == [STATUS, STATUS]
     assert b"Traceback" not in rest

@@ -7,7 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
+TIMEOUT_S = 180
+"""Ten tests, each with processes of its own, on a machine that may have others to serve."""
+
+pytestmark = pytest.mark.timeout(TIMEOUT_S)
 
 
 def run_gpu_tests(**env: str) -> str:
@@ -19,7 +25,7 @@ def run_gpu_tests(**env: str) -> str:
         env={**os.environ, **env},
         capture_output=True,
         text=True,
-        timeout=50,
+        timeout=TIMEOUT_S - 10,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
