@@ -8,6 +8,9 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer, unused_port
 
+from mgpu.cli.client import Client
+from tests.support.servers import BadServer, serving
+
 Mgpu = Callable[..., Awaitable[Any]]
 Answer = Callable[[web.Request], Awaitable[web.Response]]
 StartBroker = Callable[[Answer], Awaitable[TestServer]]
@@ -126,6 +129,25 @@ async def test_a_wait_has_an_end(mgpu: Mgpu, start_broker: StartBroker) -> None:
 
     assert result.exit_code == 3
     assert result.stderr == f"mgpu: {url} did not answer in time\n"
+
+
+@pytest.mark.parametrize("head", ["", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 200 OK\r\n\r\n{"])
+async def test_a_wait_for_one_that_goes_on_answering_has_an_end(mgpu: Mgpu, head: str) -> None:
+    async with serving(BadServer(head.encode(), b" ")) as server:
+        result = await mgpu("load", "tts", "--url", server.url, "--wait", "0.3")
+
+    assert result.exit_code == 3
+    assert result.stderr == f"mgpu: {server.url} did not answer in time\n"
+
+
+async def test_a_request_that_is_cancelled_is_broken_off() -> None:
+    async with serving(BadServer()) as server, asyncio.timeout(10):
+        asking = asyncio.create_task(Client.at(server.url).ask("GET", "/", timeout_s=900))
+        await server.asked.wait()
+        asking.cancel()
+        await server.left.wait()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
 
 
 async def test_the_key_of_the_environment_is_sent(
