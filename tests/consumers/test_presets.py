@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mgpu.config import presets
 from mgpu.config.load import load
 from mgpu.config.model import ConsumerConfig
 from mgpu.config.policy import policy
+from mgpu.config.presets import Preset
 from mgpu.consumers.http import HttpController
 from mgpu.errors import Forbidden, LoadFailed, UnloadFailed
 from mgpu.ports import Placement
@@ -91,13 +93,14 @@ async def sites(tmp_path: Path, session: aiohttp.ClientSession) -> AsyncIterator
         await service.stop()
 
 
+@cache
+def built_in(name: str) -> Preset:
+    return presets.find(name, Path("/nowhere")).preset
+
+
 def having(key: str) -> list[type[Service]]:
     """The services whose preset, with all its parameters, has a key."""
-    return [
-        kind
-        for kind in SERVICES
-        if key in presets.find(kind.preset, Path("/nowhere")).preset.consumer
-    ]
+    return [kind for kind in SERVICES if key in built_in(kind.preset).consumer]
 
 
 def names(kinds: list[type[Service]]) -> pytest.MarkDecorator:
@@ -340,9 +343,7 @@ async def test_one_that_hangs_in_an_unload_is_left_at_the_deadline(
 
 
 WITHOUT = sorted(
-    path.stem
-    for path in presets.BUILT_IN.glob("*.yaml")
-    if not presets.find(path.stem, Path("/nowhere")).preset.frees_vram
+    path.stem for path in presets.BUILT_IN.glob("*.yaml") if not built_in(path.stem).frees_vram
 )
 
 

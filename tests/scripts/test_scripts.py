@@ -13,6 +13,7 @@ ROOT = Path(__file__).parents[2]
 SCRIPTS = [
     ".ci/run",
     "scripts/check",
+    "scripts/coverage",
     "scripts/demo",
     "scripts/install",
     "scripts/relock",
