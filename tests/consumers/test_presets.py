@@ -18,6 +18,7 @@ from mgpu.config.load import load
 from mgpu.config.model import ConsumerConfig
 from mgpu.config.policy import policy
 from mgpu.config.presets import Preset
+from mgpu.consumers.completion import Completion
 from mgpu.consumers.http import HttpController
 from mgpu.errors import Forbidden, LoadFailed, UnloadFailed
 from mgpu.ports import Placement
@@ -46,6 +47,7 @@ from tests.support.services.language import (
     TextGenerationWebUi,
     Vllm,
 )
+from tests.support.services.plain import SdServer, WhisperAsr
 from tests.support.services.serving import TorchServe, Triton
 from tests.support.services.speech import ChatterboxServer, Kokoro, Speaches
 
@@ -275,7 +277,7 @@ async def test_one_that_is_down_is_not_there(sites: Start, kind: type[Service]) 
     await site.controller.unload()
 
 
-@names([kind for kind in SERVICES if kind is not SwarmUi])
+@names([kind for kind in SERVICES if kind is not WhisperAsr])
 async def test_one_that_answers_503_to_everything_is_not_well(
     sites: Start, kind: type[Service]
 ) -> None:
@@ -311,7 +313,7 @@ async def test_what_destroys_is_denied_and_nothing_else(sites: Start, kind: type
         site.upstream.check_allowed(*request.split(" "))
 
 
-@names([kind for kind in SERVICES if kind is not SwarmUi])
+@names([kind for kind in SERVICES if kind is not WhisperAsr])
 async def test_a_key_of_the_user_s_goes_with_everything_that_is_asked(
     sites: Start, kind: type[Service]
 ) -> None:
@@ -368,15 +370,16 @@ HEALTH: dict[str, list[tuple[int, str, bool]]] = {
     ],
     "frigate": [(200, "0.17", True), (502, "", False)],
     "immich-ml": [(200, "pong", True), (502, "", False)],
-    "infinity": [(200, '{"unix": 1, "data": []}', True), (500, "", False)],
+    "infinity": [(200, '{"unix": 1.0, "data": []}', True), (500, "", False)],
     "llama-cpp": [
         (200, '{"status": "ok"}', True),
         (503, '{"error": {"message": "Loading model"}}', False),
     ],
     "llama-cpp-python": [(200, '{"data": []}', True), (500, "", False)],
+    "stable-diffusion-cpp": [(200, '{"data": [{"id": "sd-cpp-local"}]}', True), (500, "", False)],
     "openedai-speech": [(200, '{"status": "ok"}', True), (200, '{"status": "x"}', False)],
     "tei": [(200, "te_queue_size 0\n", True), (503, "", False)],
-    "whisper-cpp": [(200, '{"status": "ok"}', True), (503, '{"error": "loading model"}', False)],
+    "whisper-cpp": [(200, '{"status": "ok"}', True), (503, '{"status": "loading model"}', False)],
     "xtts-api-server": [(200, '{"languages": {}}', True), (500, "", False)],
 }
 
@@ -716,8 +719,21 @@ async def test_swarmui_gets_a_session_for_each_unload_and_for_nothing_else(sites
     await site.controller.unload()
 
     assert site.service.changes == ["POST /API/GetNewSession", "POST /API/FreeBackendMemory"]
-    assert site.service.bodies == [{}, {"system_ram": False, "backend": "all"}]
+    sent = [body for body in site.service.bodies if body is not None]
+    assert sent == [{}, {"system_ram": False, "backend": "all"}]
     assert site.service.headers[-1]["X-Session-ID"] == "S0/="
+
+
+async def test_swarmui_s_first_comfyui_tells_whether_it_computes(sites: Start) -> None:
+    site = await sites(SwarmUi)
+    site.service.computing = 1
+    assert (await site.controller.probe()).busy is True
+
+    site.service.has_comfyui = False
+
+    report = await site.controller.probe()
+    assert (report.healthy, report.busy) == (True, False)
+    assert report.detail.startswith("GET /ComfyBackendDirect/prompt: answered 400 No ComfyUI")
 
 
 async def test_triton_is_awaited_and_unloads_only_what_is_ready(sites: Start) -> None:
@@ -776,3 +792,45 @@ async def test_localai_unloads_each_of_its_models(sites: Start) -> None:
     site.service.held |= {"a", "b"}
     await site.controller.unload()
     assert not site.service.held
+
+
+# Work that goes on after its answer
+
+
+@names([InvokeAi, SdServer])
+async def test_work_is_over_when_the_service_says_so(
+    sites: Start, session: aiohttp.ClientSession, kind: type[Service]
+) -> None:
+    site = await sites(kind)
+    declared = site.config.completion
+    assert declared is not None
+    method, path = declared.requests[0].split(" ")
+    assert site.upstream.outlasts_its_answer(method, path)
+    completion = Completion("x", site.service.url, declared, session)
+    async with session.request(method, site.service.url + path, json={}) as answer:
+        work = completion.work_in(await answer.read())
+    assert work is not None
+    ended = asyncio.create_task(completion.ended(work, asyncio.Event()))
+    await site.service.until(lambda: site.service.calls[-1].startswith("GET "))
+    assert not ended.done()
+
+    site.service.computing = 0
+
+    ending = await ended
+    assert (ending.failed, ending.dropped) == (False, False)
+
+
+async def test_a_batch_of_invokeai_that_nobody_wants_is_cancelled(
+    sites: Start, session: aiohttp.ClientSession
+) -> None:
+    site = await sites(InvokeAi)
+    completion = Completion("x", site.service.url, site.config.completion, session)
+    async with session.post(f"{site.service.url}/api/v1/queue/default/enqueue_batch") as answer:
+        work = completion.work_in(await answer.read())
+    assert work is not None
+    unwanted = asyncio.Event()
+    unwanted.set()
+
+    await completion.ended(work, unwanted)
+
+    assert {"batch_ids": ["b"]} in site.service.bodies

@@ -67,7 +67,7 @@ async def test_one_that_imitates_others_is_itself() -> None:
         assert names(await ask(service.url)) == ["koboldcpp"]
     finally:
         await service.stop()
-    assert {"GET /prompt", "GET /sdapi/v1/memory"} <= set(service.calls)
+    assert "GET /props" in service.calls, "which it answers as llama.cpp does"
 
 
 @pytest.fixture
@@ -228,6 +228,11 @@ def test_a_fingerprint_is_a_good_answer_with_something_in_it(
     fingerprint = presets.Fingerprint(path="/x", when="a != null")
 
     assert shows(fingerprint, Answer(status, body, complete=True)) is shown
+
+
+def test_every_service_that_is_recognised_has_a_stand_in() -> None:
+    recognised = {found.name for found in ALL if found.preset.fingerprint is not None}
+    assert recognised == {kind.preset for kind in SERVICES}
 
 
 def test_whom_a_preset_is_meant_rather_than_is_a_preset() -> None:

@@ -108,25 +108,39 @@ def test_the_examples_of_the_completions_are_valid() -> None:
 # Presets
 
 
+def rows_of_presets(columns: int) -> list[list[str]]:
+    """The rows of that table of docs/presets.md which has so many columns."""
+    return [row for row in table_rows(ROOT / "docs" / "presets.md") if len(row) == columns]
+
+
 def test_every_preset_is_documented_with_its_ports() -> None:
-    rows = [row for row in table_rows(ROOT / "docs" / "presets.md") if len(row) == 8]
-    documented = {code(row[0])[0]: row[2] for row in rows}
+    documented = {code(row[0])[0]: row[2] for row in rows_of_presets(7)}
     built_in = [presets.find(path.stem, ROOT) for path in presets.BUILT_IN.glob("*.yaml")]
     assert documented == {found.name: ", ".join(map(str, found.preset.ports)) for found in built_in}
 
 
 def test_every_preset_is_documented_with_what_it_can_do() -> None:
-    rows = [row for row in table_rows(ROOT / "docs" / "presets.md") if len(row) == 8]
-    for name, _, _, _, unload, resident, busy, _ in rows:
+    for name, _, _, _, unload, resident, busy in rows_of_presets(7):
         given = presets.find(code(name)[0], ROOT).preset.consumer
         assert (unload != "none") == ("unload" in given), name
         assert (resident not in {"no", "remembered"}) == ("resident" in given), name
         assert (busy != "no") == ("busy" in given), name
 
 
+def test_of_every_preset_it_is_said_how_it_is_known() -> None:
+    names, ways, repositories, commits, _ = zip(*rows_of_presets(5), strict=True)
+
+    assert [code(name)[0] for name in names] == sorted(
+        path.stem for path in presets.BUILT_IN.glob("*.yaml")
+    )
+    assert set(ways) <= {"source", "observed", "documentation"}
+    for name, repository, commit in zip(names, repositories, commits, strict=True):
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+", repository), name
+        assert re.match(r"[0-9a-f]{7}\b", commit), name
+
+
 def test_every_key_of_a_preset_is_documented() -> None:
-    rows = [row for row in table_rows(ROOT / "docs" / "presets.md") if len(row) == 2]
-    assert [code(row[0])[0] for row in rows] == list(presets.Preset.model_fields)
+    assert [code(row[0])[0] for row in rows_of_presets(2)] == list(presets.Preset.model_fields)
 
 
 # Metrics

@@ -71,7 +71,7 @@ class Automatic1111(Service):
         "POST /sdapi/v1/txt2img": "txt2img",
     }
     jobs = ("POST /sdapi/v1/txt2img", "POST /sdapi/v1/extra-single-image")
-    looks = ("GET /sdapi/v1/progress", "POST /sdapi/v1/interrupt", "GET /internal/ping")
+    looks = ("GET /sdapi/v1/progress", "POST /internal/progress", "GET /internal/ping")
     dangers = ("POST /sdapi/v1/server-kill", "POST /sdapi/v1/server-restart")
 
     async def options(self, _: web.Request) -> web.Response:
@@ -107,6 +107,7 @@ class Forge(Automatic1111):
     preset = "forge"
 
     async def options(self, _: web.Request) -> web.Response:
+        # Its answer has the defaults of all options, saved or not.
         return ok({"forge_preset": "sd", "sd_model_checkpoint": "m"})
 
     async def reload(self, _: web.Request) -> web.Response:
@@ -128,7 +129,7 @@ class SdNext(Service):
         "POST /sdapi/v1/reload-checkpoint": "reload",
     }
     jobs = ("POST /sdapi/v1/txt2img", "POST /sdapi/v1/control")
-    looks = ("GET /sdapi/v1/status", "POST /sdapi/v1/interrupt")
+    looks = ("GET /sdapi/v1/status", "GET /sdapi/v1/sd-models", "POST /sdapi/v1/interrupt")
     dangers = ("POST /sdapi/v1/shutdown", "POST /sdapi/v1/restart")
 
     async def status(self, _: web.Request) -> web.Response:
@@ -158,6 +159,9 @@ class InvokeAi(Service):
         "GET /api/v1/app/version": "version",
         "GET /api/v1/queue/default/status": "status",
         "POST /api/v2/models/empty_model_cache": "empty_cache",
+        "POST /api/v1/queue/default/enqueue_batch": "enqueue",
+        "GET /api/v1/queue/default/b/{id}/status": "batch",
+        "PUT /api/v1/queue/default/cancel_by_batch_ids": "cancel",
     }
     jobs = ("POST /api/v1/queue/default/enqueue_batch",)
     looks = ("GET /api/v1/queue/default/status", "GET /ws/socket.io")
@@ -170,6 +174,18 @@ class InvokeAi(Service):
         processor = {"is_processing": bool(self.computing), "is_started": True}
         return ok({"queue": queue, "processor": processor})
 
+    async def enqueue(self, _: web.Request) -> web.Response:
+        self.computing = 1
+        return ok({"queue_id": "default", "enqueued": 1, "batch": {"batch_id": "b"}}, 201)
+
+    async def batch(self, request: web.Request) -> web.Response:
+        counts = {"pending": 0, "in_progress": 0, "waiting": self.computing, "failed": 0}
+        return ok({"batch_id": request.match_info["id"], "total": 1, **counts})
+
+    async def cancel(self, _: web.Request) -> web.Response:
+        self.computing = 0
+        return ok({"canceled": 1})
+
     async def empty_cache(self, _: web.Request) -> web.Response:
         if not self.computing:  # models in use are skipped without a word
             self.held.clear()
@@ -178,19 +194,41 @@ class InvokeAi(Service):
 
 class SwarmUi(Service):
     preset = "swarmui"
-    pages: ClassVar = {"/Text2Image": "<title>Text2Image - SwarmUI</title>"}
+    pages: ClassVar = {"/Text2Image": "<title>Page is loading... - SwarmUI - Local</title>"}
     tells_resident = False
+    tells_busy = True
     routes: ClassVar = {
+        "GET /": "to_its_page",
+        "GET /ComfyBackendDirect/prompt": "count",
         "POST /API/GetNewSession": "session",
         "POST /API/FreeBackendMemory": "free",
     }
-    jobs = ("POST /API/GenerateText2Image", "GET /API/GenerateText2ImageWS")
-    looks = ("POST /API/GetNewSession", "POST /API/ListLoadedModels", "GET /Text2Image")
-    dangers = ("POST /api/shutdownserver",)
+    jobs = (
+        "POST /API/GenerateText2Image",
+        "GET /API/GenerateText2ImageWS",
+        "POST /ComfyBackendDirect/prompt",
+    )
+    looks = (
+        "POST /API/GetNewSession",
+        "POST /API/ListLoadedModels",
+        "POST /API/TriggerRefresh",
+        "GET /Text2Image",
+        "GET /ComfyBackendDirect/ws",
+    )
+    dangers = ("POST /api/shutdownserver", "POST /API/DeleteModel")
 
     def __init__(self) -> None:
         super().__init__()
         self.sessions: set[str] = set()
+        self.has_comfyui = True
+
+    async def to_its_page(self, _: web.Request) -> web.Response:
+        return web.Response(status=302, headers={"Location": "Text2Image"})
+
+    async def count(self, _: web.Request) -> web.Response:
+        if not self.has_comfyui:
+            return web.Response(status=400, text="No ComfyUI backend available, loading failed.")
+        return ok({"exec_info": {"queue_remaining": self.computing}})
 
     async def session(self, request: web.Request) -> web.Response:
         if not request.content_length or request.content_type != "application/json":
@@ -200,9 +238,9 @@ class SwarmUi(Service):
 
     async def free(self, request: web.Request) -> web.Response:
         if request.headers.get("X-Session-ID") not in self.sessions:
-            return ok({"error_id": "invalid_session_id"}, 401)
-        if request[BODY] is None:
-            return ok({"error": "no body"})
-        freed = bool(self.held)
+            error = "Invalid session ID. You may need to refresh the page."
+            return ok({"error": error, "error_id": "invalid_session_id"}, 401)
+        if not request.content_length:
+            return ok({"error": "bad content length", "error_id": "basic_api"}, 400)
         self.later(self.held.clear)  # it asks the ComfyUI behind it
-        return ok({"result": freed, "count": int(freed)})
+        return ok({"result": True, "count": 1})

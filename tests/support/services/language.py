@@ -22,7 +22,7 @@ class Ollama(Service):
         "POST /api/generate": "generate",
     }
     jobs = ("POST /api/chat", "POST /v1/embeddings")
-    looks = ("GET /api/tags", "GET /v1/models", "HEAD /")
+    looks = ("GET /api/tags", "GET /v1/models", "HEAD /", "POST /api/pull")
     dangers = ("DELETE /api/delete",)
 
     async def version(self, _: web.Request) -> web.Response:
@@ -124,7 +124,7 @@ class LlamaSwap(Service):
         "POST /api/models/unload": "unload",
     }
     jobs = ("POST /v1/chat/completions", "GET /upstream/m/health")
-    looks = ("GET /running", "GET /api/events", "GET /ui/x")
+    looks = ("GET /running", "GET /api/events", "GET /logs/stream", "GET /ui/x")
     dangers = ("GET /unload", "POST /api/models/unload/m")
 
     async def health(self, _: web.Request) -> web.Response:
@@ -197,7 +197,7 @@ class SgLang(Service):
     dangers = ("GET /release_memory_occupation", "POST /resume_memory_occupation")
 
     async def model_info(self, _: web.Request) -> web.Response:
-        return ok({"model_path": "m"})
+        return ok({"model_path": "m", "tokenizer_path": "m", "is_generation": True})
 
     async def health(self, _: web.Request) -> web.Response:
         if not self.held:
@@ -227,11 +227,12 @@ class SgLang(Service):
 class TabbyApi(Service):
     preset = "tabbyapi"
     pages: ClassVar = {
-        "/openapi.json": {"paths": {"/v1/model/load": {}, "/v1/model/embedding/load": {}}},
+        "/.well-known/serviceinfo": {"version": 0.1, "software": {"name": "TabbyAPI"}},
     }
     parameters: ClassVar = {"model": "m"}
     routes: ClassVar = {
         "GET /health": "health",
+        "GET /props": "props",
         "GET /v1/model": "model",
         "POST /v1/model/load": "load",
         "POST /v1/model/unload": "unload",
@@ -242,6 +243,11 @@ class TabbyApi(Service):
 
     async def health(self, _: web.Request) -> web.Response:
         return ok({"status": "unhealthy", "issues": ["once"]}, 503)  # sticky
+
+    async def props(self, _: web.Request) -> web.Response:
+        if self.held:
+            return ok({"total_slots": 4, "default_generation_settings": {"n_ctx": 8192}})
+        return ok({"detail": "No models are currently loaded."}, 503)
 
     async def model(self, _: web.Request) -> web.Response:
         if self.held:
@@ -277,15 +283,21 @@ class KoboldCpp(Service):
         "GET /api/extra/perf": "perf",
         "GET /api/v1/model": "model",
         "POST /api/admin/reload_config": "reload",
-        # It answers routes of others, too.
-        "GET /api/version": "elsewhere",
-        "GET /api/ps": "elsewhere",
-        "GET /system_stats": "elsewhere",
-        "GET /prompt": "count",
-        "GET /sdapi/v1/memory": "memory",
+    }
+    # It answers routes of others, too.
+    pages: ClassVar = {
+        "/.well-known/serviceinfo": {"version": "0.2", "software": {"name": "KoboldCpp"}},
+        "/api/ps": {"models": [{"name": "koboldcpp"}]},
+        "/api/version": {"version": "0.7.0"},
+        "/ping": {"status": "healthy"},
+        "/props": {"total_slots": 1, "default_generation_settings": {"n_ctx": 8192}},
+        "/sdapi/v1/options": {"samples_format": "png", "sd_model_checkpoint": "m"},
+        "/speakers_list": ["kobo"],
+        "/system_stats": {"system": {"comfyui_version": "v0.3.4"}, "devices": []},
+        "/v1/models": {"object": "list", "data": [{"id": "m", "owned_by": "koboldcpp"}]},
     }
     jobs = ("POST /api/v1/generate", "POST /v1/chat/completions")
-    looks = ("GET /api/extra/perf", "GET /api/v1/model")
+    looks = ("GET /api/extra/perf", "GET /api/v1/model", "POST /api/extra/generate/check")
     dangers = ("POST /api/admin/reload_config",)
 
     def __init__(self) -> None:
@@ -297,15 +309,6 @@ class KoboldCpp(Service):
 
     async def version(self, _: web.Request) -> web.Response:
         return ok({"result": "KoboldCpp", "version": "1.115"})
-
-    async def elsewhere(self, _: web.Request) -> web.Response:
-        return ok({"models": []})
-
-    async def count(self, _: web.Request) -> web.Response:
-        return ok({"exec_info": {"queue_remaining": 0}})
-
-    async def memory(self, _: web.Request) -> web.Response:
-        return ok({"ram": {}, "cuda": {}})
 
     async def perf(self, _: web.Request) -> web.Response:
         return ok({"queue": 0, "idle": 0 if self.computing else 1})
@@ -365,6 +368,7 @@ class TextGenerationWebUi(Service):
 
 class LocalAi(Service):
     preset = "localai"
+    pages: ClassVar = {"/": "Ollama is running"}
     parameters: ClassVar = {"model": "m"}
     routes: ClassVar = {
         "GET /readyz": "readyz",
@@ -373,7 +377,7 @@ class LocalAi(Service):
         "POST /backend/shutdown": "shutdown",
     }
     jobs = ("POST /v1/chat/completions", "POST /v1/audio/speech")
-    looks = ("GET /system", "GET /v1/models")
+    looks = ("GET /system", "GET /v1/models", "POST /models/apply")
     dangers = ("POST /backend/shutdown", "POST /models/delete/m")
 
     async def readyz(self, _: web.Request) -> web.Response:
@@ -403,7 +407,7 @@ class LmStudio(Service):
         "POST /api/v1/models/unload": "unload",
     }
     jobs = ("POST /v1/chat/completions",)
-    looks = ("GET /v1/models", "GET /api/v1/models")
+    looks = ("GET /v1/models", "GET /api/v1/models", "POST /api/v1/models/download")
     dangers = ("POST /api/v1/models/unload",)
 
     async def models(self, _: web.Request) -> web.Response:
@@ -425,6 +429,7 @@ class LmStudio(Service):
 
 class Lemonade(Service):
     preset = "lemonade"
+    pages: ClassVar = {"/api/ps": {"models": []}, "/api/version": {"version": "0.16.1"}}
     parameters: ClassVar = {"model": "m"}
     tells_busy = True
     routes: ClassVar = {
@@ -434,8 +439,8 @@ class Lemonade(Service):
         "POST /api/v1/unload": "unload",
     }
     jobs = ("POST /api/v1/chat/completions",)
-    looks = ("GET /api/v1/health", "GET /v1/models")
-    dangers = ("POST /api/v1/unload", "POST /v1/unload")
+    looks = ("GET /api/v1/health", "GET /v1/models", "POST /api/v1/pull")
+    dangers = ("POST /api/v1/unload", "POST /v1/unload", "POST /internal/shutdown")
 
     def __init__(self) -> None:
         super().__init__()

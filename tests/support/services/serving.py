@@ -11,7 +11,9 @@ from tests.support.services.base import Service, empty, metrics, ok
 
 class Triton(Service):
     preset = "triton"
-    pages: ClassVar = {"/v2": {"name": "triton", "version": "2.60.0"}}
+    pages: ClassVar = {
+        "/v2": {"name": "of its own", "extensions": ["classification", "model_repository"]},
+    }
     parameters: ClassVar = {"model": "m"}
     tells_busy = True
     routes: ClassVar = {

@@ -20,7 +20,7 @@ class Speaches(Service):
         "DELETE /api/ps/{model:.+}": "unload",
     }
     jobs = ("POST /v1/audio/transcriptions", "POST /v1/audio/speech", "GET /v1/realtime")
-    looks = ("GET /api/ps", "GET /v1/models/a/b")
+    looks = ("GET /api/ps", "GET /v1/models/a/b", "POST /v1/models/a/b")
     dangers = ("DELETE /v1/models/Systran/faster-whisper-small", "DELETE /api/ps/a/b")
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class Kokoro(Service):
 
     async def unload(self, _: web.Request) -> web.Response:
         if not self.allowed:
-            return ok({"detail": "ALLOW_DEV_UNLOAD"}, 403)
+            return ok({"detail": {"error": "The /dev/unload endpoint is disabled"}}, 403)
         self.held.clear()
         return ok({"status": "unloaded"})
 
@@ -89,7 +89,7 @@ class ChatterboxServer(Service):
         "POST /tts": "tts",
     }
     jobs = ("POST /tts", "POST /v1/audio/speech")
-    looks = ("GET /api/model-info", "GET /")
+    looks = ("GET /api/model-info", "GET /", "GET /get_predefined_voices")
     dangers = ("POST /restart_server",)
 
     async def info(self, _: web.Request) -> web.Response:
@@ -97,11 +97,11 @@ class ChatterboxServer(Service):
 
     async def unload(self, _: web.Request) -> web.Response:
         self.held.clear()
-        return ok({"message": "unloaded"})
+        return ok({"status": "unloaded"})
 
     async def restart(self, _: web.Request) -> web.Response:
         self.put_in()
-        return ok({"message": "reloaded"})
+        return ok({"message": "Model hot-swap successful.", "restart_needed": False})
 
     async def tts(self, _: web.Request) -> web.Response:
         return empty() if self.held else empty(503)
