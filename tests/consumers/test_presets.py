@@ -46,6 +46,7 @@ from tests.support.services.language import (
     TabbyApi,
     TextGenerationWebUi,
     Vllm,
+    Xinference,
 )
 from tests.support.services.plain import SdServer, WhisperAsr
 from tests.support.services.serving import TorchServe, Triton
@@ -379,6 +380,7 @@ HEALTH: dict[str, list[tuple[int, str, bool]]] = {
     "stable-diffusion-cpp": [(200, '{"data": [{"id": "sd-cpp-local"}]}', True), (500, "", False)],
     "openedai-speech": [(200, '{"status": "ok"}', True), (200, '{"status": "x"}', False)],
     "tei": [(200, "te_queue_size 0\n", True), (503, "", False)],
+    "text-generation-inference": [(200, "tgi_queue_size 0\n", True), (503, "", False)],
     "whisper-cpp": [(200, '{"status": "ok"}', True), (503, '{"status": "loading model"}', False)],
     "xtts-api-server": [(200, '{"languages": {}}', True), (500, "", False)],
 }
@@ -736,6 +738,19 @@ async def test_swarmui_s_first_comfyui_tells_whether_it_computes(sites: Start) -
     assert report.detail.startswith("GET /ComfyBackendDirect/prompt: answered 400 No ComfyUI")
 
 
+async def test_xinference_launches_by_what_the_user_has_said(sites: Start) -> None:
+    given = {"model": "bge-m3", "engine": "sentence_transformers", "type": "embedding"}
+    site = await sites(Xinference, parameters=given)
+    await site.controller.load(NOWHERE)
+
+    assert next(body for body in site.service.bodies if body) == {
+        "model_uid": "bge-m3",
+        "model_name": "bge-m3",
+        "model_engine": "sentence_transformers",
+        "model_type": "embedding",
+    }
+
+
 async def test_triton_is_awaited_and_unloads_only_what_is_ready(sites: Start) -> None:
     site = await sites(Triton)
     site.service.held |= {"a", "b"}
@@ -816,7 +831,8 @@ async def test_work_is_over_when_the_service_says_so(
 
     site.service.computing = 0
 
-    ending = await ended
+    async with asyncio.timeout(5):
+        ending = await ended
     assert (ending.failed, ending.dropped) == (False, False)
 
 
@@ -831,6 +847,7 @@ async def test_a_batch_of_invokeai_that_nobody_wants_is_cancelled(
     unwanted = asyncio.Event()
     unwanted.set()
 
-    await completion.ended(work, unwanted)
+    async with asyncio.timeout(5):
+        await completion.ended(work, unwanted)
 
     assert {"batch_ids": ["b"]} in site.service.bodies

@@ -12,6 +12,7 @@ from tests.support.services.images import (
     SwarmUi,
 )
 from tests.support.services.language import (
+    DockerModelRunner,
     KoboldCpp,
     Lemonade,
     LlamaRouter,
@@ -24,6 +25,7 @@ from tests.support.services.language import (
     TabbyApi,
     TextGenerationWebUi,
     Vllm,
+    Xinference,
 )
 from tests.support.services.plain import (
     AllTalk,
@@ -35,6 +37,7 @@ from tests.support.services.plain import (
     OpenedAiSpeech,
     SdServer,
     Tei,
+    Tgi,
     WhisperAsr,
     WhisperCpp,
     XttsApi,
@@ -48,6 +51,7 @@ SERVICES: tuple[type[Service], ...] = (
     ChatterboxApi,
     ChatterboxServer,
     ComfyUi,
+    DockerModelRunner,
     Forge,
     Frigate,
     ImmichMl,
@@ -72,10 +76,12 @@ SERVICES: tuple[type[Service], ...] = (
     TabbyApi,
     Tei,
     TextGenerationWebUi,
+    Tgi,
     TorchServe,
     Triton,
     Vllm,
     WhisperAsr,
     WhisperCpp,
+    Xinference,
     XttsApi,
 )

@@ -467,3 +467,68 @@ class Lemonade(Service):
         elif not self.wedged:
             self.held.discard(name)
         return ok({"status": "success"})
+
+
+class DockerModelRunner(Service):
+    preset = "docker-model-runner"
+    pages: ClassVar = {
+        "/": "Docker Model Runner is running",
+        "/api/version": {"version": "0.1.0"},
+        "/engines/v1/models": {"object": "list", "data": [{"id": "ai/smollm2"}]},
+    }
+    tells_busy = True
+    routes: ClassVar = {"GET /engines/ps": "ps", "POST /engines/unload": "unload"}
+    jobs = ("POST /engines/v1/chat/completions", "POST /v1/chat/completions", "POST /api/chat")
+    looks = ("GET /engines/ps", "POST /models/create", "GET /metrics")
+    dangers = ("POST /engines/unload", "DELETE /models/ai/smollm2")
+
+    async def ps(self, _: web.Request) -> web.Response:
+        in_use = {"in_use": True} if self.computing else {}
+        return ok(
+            [
+                {"backend_name": "llama.cpp", "model_name": name, "mode": "completion", **in_use}
+                for name in sorted(self.held)
+            ]
+        )
+
+    async def unload(self, request: web.Request) -> web.Response:
+        if not isinstance(request[BODY], dict):
+            return web.Response(status=400, text="invalid request")
+        before = len(self.held)
+        if not self.computing:  # those in use are skipped without a word
+            self.held.clear()
+        return ok({"unloaded_runners": before - len(self.held)})
+
+
+class Xinference(Service):
+    preset = "xinference"
+    pages: ClassVar = {"/v1/cluster/auth": {"auth": False}, "/status": {"127.0.0.1:1": {}}}
+    parameters: ClassVar = {"model": "m", "engine": "vllm"}
+    routes: ClassVar = {
+        "GET /v1/models": "models",
+        "POST /v1/models": "launch",
+        "DELETE /v1/models/{model}": "terminate",
+    }
+    jobs = ("POST /v1/chat/completions", "POST /v1/rerank")
+    looks = ("GET /v1/models", "GET /v1/cluster/info")
+    dangers = ("POST /v1/models", "DELETE /v1/models/m")
+
+    async def models(self, _: web.Request) -> web.Response:
+        data = [{"id": name, "owned_by": "xinference"} for name in sorted(self.held)]
+        return ok({"object": "list", "data": data})
+
+    async def launch(self, request: web.Request) -> web.Response:
+        body = request[BODY]
+        if not body.get("model_engine"):
+            return ok({"detail": "Invalid input. Please specify the `model_engine` field."}, 400)
+        if body["model_uid"] in self.held:
+            return ok({"detail": "Model is already in the model list, uid: m-0"}, 400)
+        self.held.add(body["model_uid"])
+        return ok({"model_uid": body["model_uid"]})
+
+    async def terminate(self, request: web.Request) -> web.Response:
+        model = request.match_info["model"]
+        if model not in self.held:
+            return ok({"detail": f"Model not found in the model list, uid: {model}"}, 400)
+        self.held.discard(model)
+        return ok()

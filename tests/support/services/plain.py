@@ -161,6 +161,28 @@ class Tei(Plain):
         return web.Response(text=f"# TYPE te_queue_size gauge\nte_queue_size {self.computing}\n")
 
 
+class Tgi(Plain):
+    preset = "text-generation-inference"
+    tells_busy = True
+    pages: ClassVar = {
+        "/health": "",
+        "/info": {
+            "model_id": "bigscience/blomm-560m",
+            "max_total_tokens": 2048,
+            "validation_workers": 2,
+            "max_client_batch_size": 32,
+            "router": "text-generation-router",
+        },
+    }
+    routes: ClassVar = {"GET /metrics": "metrics"}
+    jobs = ("POST /generate_stream", "POST /v1/chat/completions")
+    looks = ("GET /info", "GET /v1/models", "POST /tokenize")
+
+    async def metrics(self, _: web.Request) -> web.Response:
+        text = f"tgi_queue_size 0\ntgi_batch_current_size {self.computing}\n"
+        return web.Response(text=text)
+
+
 class WhisperAsr(Plain):
     preset = "whisper-asr-webservice"
     pages: ClassVar = {
