@@ -35,17 +35,19 @@ from tests.support.services.images import (
 )
 from tests.support.services.language import (
     KoboldCpp,
-    Lemonade,
     LlamaRouter,
     LlamaServer,
-    LlamaSwap,
-    LmStudio,
-    LocalAi,
     Ollama,
     SgLang,
     TabbyApi,
     TextGenerationWebUi,
     Vllm,
+)
+from tests.support.services.managers import (
+    Lemonade,
+    LlamaSwap,
+    LmStudio,
+    LocalAi,
     Xinference,
 )
 from tests.support.services.plain import SdServer, WhisperAsr

@@ -15,7 +15,8 @@ from mgpu.discovery.listeners import Listener
 from mgpu.discovery.survey import Survey, survey
 from tests.support.services.base import Service
 from tests.support.services.images import ComfyUi, SwarmUi
-from tests.support.services.language import LlamaServer, LlamaSwap, Ollama
+from tests.support.services.language import LlamaServer, Ollama
+from tests.support.services.managers import LlamaSwap
 
 NO_ENGINE = Path("/nonexistent/engine.sock")
 Start = Callable[[type[Service]], Awaitable[int]]

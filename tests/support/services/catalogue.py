@@ -12,19 +12,21 @@ from tests.support.services.images import (
     SwarmUi,
 )
 from tests.support.services.language import (
-    DockerModelRunner,
     KoboldCpp,
-    Lemonade,
     LlamaRouter,
     LlamaServer,
-    LlamaSwap,
-    LmStudio,
-    LocalAi,
     Ollama,
     SgLang,
     TabbyApi,
     TextGenerationWebUi,
     Vllm,
+)
+from tests.support.services.managers import (
+    DockerModelRunner,
+    Lemonade,
+    LlamaSwap,
+    LmStudio,
+    LocalAi,
     Xinference,
 )
 from tests.support.services.plain import (
