@@ -16,6 +16,7 @@ import math
 import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,10 @@ from mgpu.errors import ConfigError, ConsumerFailed, LoadFailed, UnloadFailed
 from mgpu.ports import Placement, Whereabouts
 
 _STATE_TIMEOUT_S = 2.0
-_RESTART_S = 0.3
-"""Within this, an engine that was restarting a container just when it was told to stop it has done
-so (seen with Podman 4.3)."""
+_RESTART_S = 5.0
+"""An engine that is to restart a container has done so within this from its end, and until then may
+answer a stop by saying that it is stopped already (Podman; 2.7 s were seen on a busy machine)."""
+_LOOK_S = 0.1
 _NO_CONNECTION = 900
 """aiodocker's own status for an engine that cannot be reached."""
 _BAD_REQUEST, _NOT_FOUND = 400, 404
@@ -53,6 +55,8 @@ class ContainerState:
     exit_code: int
     restarts: bool
     """Its engine starts it again when it dies."""
+    ended_at: datetime | None = None
+    """When its last run ended, by this machine's clock; None where that is not told."""
 
     @property
     def is_active(self) -> bool:
@@ -74,6 +78,16 @@ class ContainerState:
         """Where its processes are to be found."""
         return Whereabouts(container=self.id, root_pid=self.pid or None)
 
+    def may_come_back(self, told_at: datetime) -> bool:
+        """Whether its engine may be about to restart it, though told to stop it at ``told_at``.
+
+        Who ended by that stop stays stopped. "stopped" is one whose end Podman has not dealt with.
+        """
+        if not self.restarts or self.ended_at is None:
+            return False
+        by_itself = self.ended_at < told_at or self.status == "stopped"
+        return by_itself and datetime.now(UTC) - self.ended_at < timedelta(seconds=_RESTART_S)
+
     def __str__(self) -> str:
         if self.is_active:
             return f"running ({self.health})" if self.healthy is not None else "running"
@@ -89,6 +103,8 @@ class Container:
         self._container = container
         self._socket = socket
         self._grace_s = grace_s
+        self._ended_at: datetime | None = None
+        """When the last run ended that is known to have been the last."""
         self._connector: aiohttp.UnixConnector | None = None
         self._engine: Docker | None = None
 
@@ -142,16 +158,17 @@ class Container:
         """Stop it until it stays so: the engine may be about to restart one that has just died."""
         container = self._docker.containers.container(self._container)
         try:
-            state = await self._inspect()
             while True:
-                if state.status == "paused":
+                if (await self._inspect()).status == "paused":
                     await container.unpause()
+                told_at = datetime.now(UTC)
                 await container.stop(t=math.ceil(self._grace_s))
-                if state.restarts:
-                    await asyncio.sleep(_RESTART_S)
                 state = await self._inspect()
-                if state.is_stopped:
+                stays = state.ended_at == self._ended_at or not state.may_come_back(told_at)
+                if state.is_stopped and stays:
+                    self._ended_at = state.ended_at
                     return
+                await asyncio.sleep(_LOOK_S)
         except DockerError as error:
             if error.status != _NOT_FOUND:
                 raise
@@ -167,6 +184,7 @@ class Container:
             health=str((state.get("Health") or {}).get("Status", "")),
             exit_code=int(state.get("ExitCode") or 0),
             restarts=policy.get("Name", "") not in {"", "no"},
+            ended_at=_time(state.get("FinishedAt")),
         )
 
     async def _change(
@@ -245,6 +263,12 @@ class Container:
         except (TimeoutError, *_ENGINE_TROUBLE):
             return ""
         return f"; {did_you_mean(self._container, names, what='containers')}"
+
+
+def _time(text: str | None) -> datetime | None:
+    """A time as the engines write it, in RFC 3339 with nanoseconds; they write year 1 for never."""
+    found = datetime.fromisoformat(text) if text else None
+    return found if found and found.year > 1 else None
 
 
 def socket_path(given: str | None, environ: Mapping[str, str] = os.environ) -> Path:

@@ -24,10 +24,11 @@ from typing import Literal
 import aiohttp
 from aiodocker import Docker, DockerError
 
+from mgpu.gpu import control_groups
+
 ENGINE_TIMEOUT_S = 2.0
 SYSTEMCTL_TIMEOUT_S = 2.0
 
-_CONTAINER = re.compile(r"(?:^|[/-])([0-9a-f]{64})(?:\.scope)?(?=/|$)")
 _USER_MANAGER = re.compile(r"user@(\d+)\.service")
 _OTHERS = re.compile(
     r"(user@.*|getty@.*|serial-getty@.*|systemd-.*|docker|containerd|podman|crio|kubelet|lxc.*"
@@ -98,10 +99,11 @@ def home(
         )
     groups = _control_groups(pid, proc)
     for group in groups:
-        ids = _CONTAINER.findall(group)
+        ids = list(control_groups.containers(group))
         if ids:
-            name = known.by_id.get(ids[-1])
-            return Home(container=name) if name else Home(note=_unnamed(ids[-1], known))
+            # In a container inside another one, it is the outer one that this engine knows.
+            names = [known.by_id[each] for each in ids if each in known.by_id]
+            return Home(container=names[-1]) if names else Home(note=_unnamed(ids[-1], known))
     for group in groups:
         unit, scope, uid = unit_of(group)
         if unit is None or _OTHERS.fullmatch(unit):
@@ -136,14 +138,11 @@ def _unescaped(part: str) -> str:
     return part.removeprefix("_")
 
 
-def _control_groups(pid: int, proc: Path) -> list[str]:
-    """Of version 2, and of version 1 those that systemd keeps."""
+def _control_groups(pid: int, proc: Path) -> tuple[str, ...]:
     try:
-        lines = (proc / str(pid) / "cgroup").read_text().splitlines()
+        return control_groups.paths((proc / str(pid) / "cgroup").read_text())
     except OSError:
-        return []
-    fields = [line.split(":", 2) for line in lines if line.count(":") > 1]
-    return [path for _, controller, path in fields if controller in {"", "name=systemd"}]
+        return ()
 
 
 def _unnamed(identity: str, known: Containers) -> str:

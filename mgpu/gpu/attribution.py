@@ -11,20 +11,18 @@ name. A process that listens for several consumers is of neither: of all of them
 known what they hold. Nor is it of one that no process was ever found of, or that has one which does
 not tell; the others hold what is found, be that nothing.
 
-Sources: cgroups(7), proc_pid_stat(5) (``starttime``), proc_net_tcp(5); the names of container
-scopes are those that runc and crun give (``docker-ID.scope``, ``libpod-ID.scope``,
-``cri-containerd-ID.scope``) and Docker's cgroupfs driver (``/docker/ID``).
+Sources: cgroups(7), proc_pid_stat(5) (``starttime``), proc_net_tcp(5).
 """
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mgpu.core.model import GpuReading
+from mgpu.gpu import control_groups
 from mgpu.gpu.thread import Reader
 from mgpu.ports import Whereabouts
 
@@ -34,7 +32,6 @@ time after it has started, and a unit's control group is not known at once."""
 
 _MOST_ANCESTORS = 32
 _LISTEN = "0A"
-_CONTAINER = re.compile(r"(?:^|[/-])([0-9a-f]{64})(?:\.scope)?(?=/|$)")
 _MANAGERS = frozenset({"systemd", "init"})
 """Names of programs that listen for others (socket activation) and are everybody's ancestor."""
 
@@ -68,24 +65,6 @@ def process(pid: int, proc: Path = Path("/proc")) -> Process | None:
     name, rest = text.split("(", 1)[1].rsplit(")", 1)
     fields = rest.split()
     return Process(pid, parent=int(fields[1]), started=int(fields[19]), name=name)
-
-
-def control_groups(text: str) -> tuple[str, ...]:
-    """The paths in a ``/proc/PID/cgroup`` that systemd's names are in, of cgroup v2 and v1."""
-    lines = [line.split(":", 2) for line in text.splitlines() if line.count(":") >= 2]  # noqa: PLR2004
-    return tuple(path for _, kind, path in lines if kind in {"", "name=systemd"})
-
-
-def is_within(group: str, top: str) -> bool:
-    """Whether a control group is another one, or below it; the root and none hold nobody."""
-    top = top.rstrip("/")
-    return bool(top) and (group == top or group.startswith(f"{top}/"))
-
-
-def container_of(group: str) -> str:
-    """The container's whole id in a control group's path, the innermost one; empty when in none."""
-    found = _CONTAINER.findall(group)
-    return found[-1] if found else ""
 
 
 def listening(port: int, proc: Path = Path("/proc")) -> frozenset[str]:
@@ -200,13 +179,12 @@ class _Search:
         except OSError:
             return frozenset()
         found: dict[str, int] = {}
-        for group in control_groups(text):
-            container = container_of(group)
+        for group in control_groups.paths(text):
+            containers = control_groups.containers(group)
             for name, place in self._places.items():
-                if place.container and place.container == container:
-                    found[name] = max(found.get(name, 0), len(group))
-                elif is_within(group, place.control_group):
-                    found[name] = max(found.get(name, 0), len(place.control_group))
+                own = containers.get(place.container, place.control_group)
+                if control_groups.is_within(group, own):
+                    found[name] = max(found.get(name, 0), len(own))
         closest = max(found.values(), default=0)
         return frozenset(name for name, depth in found.items() if depth == closest)
 

@@ -4,10 +4,10 @@ import aiohttp
 import pytest
 
 from mgpu.consumers import control_session
-from tests.support.engine import engine
+from tests.support.engines import docker, engine, podman
 from tests.support.systemd import systemd
 
-__all__ = ["engine", "systemd"]
+__all__ = ["docker", "engine", "podman", "systemd"]
 
 
 @pytest.fixture

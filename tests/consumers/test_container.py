@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from aiohttp import web
 from mgpu.config.model import ConsumerConfig
 from mgpu.consumers import container as container_module
 from mgpu.consumers import make_controller
-from mgpu.consumers.container import Container, socket_path
+from mgpu.consumers.container import Container, ContainerState, socket_path
 from mgpu.errors import ConfigError, ConsumerFailed, LoadFailed, UnloadFailed
 from mgpu.ports import Placement
 from tests.support.engine import Engine
@@ -59,7 +62,7 @@ async def test_its_id_and_first_process_tell_whose_processes_are_its(engine: Eng
         await one.start(30, NOWHERE)
         state = await one.state()
         groups = await asyncio.to_thread(Path(f"/proc/{state.pid}/cgroup").read_text)
-        assert f"libpod-{state.id}" in groups
+        assert f"{engine.group}{state.id}" in groups
 
 
 async def test_one_that_is_not_there_is_named_with_the_nearest(engine: Engine) -> None:
@@ -96,10 +99,118 @@ async def test_what_the_engine_complains_about_is_passed_on(engine: Engine) -> N
     await engine.create("broken", "/nowhere/program")
     async with real(engine, "broken") as one:
         await one.start(30, NOWHERE)
-        async with asyncio.timeout(20):
-            while not (await one.state()).is_stopped:  # noqa: ASYNC110  the engine does not tell
-                await asyncio.sleep(0.05)
+        await becomes(one, lambda state: state.is_stopped)
         assert str(await one.state()).endswith("(exit code 127)")
+
+
+async def becomes(one: Container, wanted: Callable[[ContainerState], bool]) -> None:
+    """Poll: nobody but the engine knows."""
+    async with asyncio.timeout(20):
+        while not wanted(await one.state()):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+
+
+@pytest.mark.parametrize("policy", ["always", "unless-stopped", "on-failure"])
+async def test_one_that_died_is_restarted_by_its_engine_and_stays_stopped_by_the_broker(
+    engine: Engine, policy: str
+) -> None:
+    await engine.create(policy, *SLEEP, RestartPolicy={"Name": policy})
+    async with real(engine, policy) as one:
+        await one.start(30, NOWHERE)
+        first = (await one.state()).pid
+        os.kill(first, signal.SIGKILL)
+        await becomes(one, lambda state: state.is_active and state.pid != first)
+        os.kill((await one.state()).pid, signal.SIGKILL)
+        await one.stop(30)  # the engine may be about to restart it, and is not to
+        assert (await one.state()).is_stopped
+        began = time.monotonic()
+        await one.stop(30)
+        assert time.monotonic() - began < container_module._RESTART_S
+
+
+async def test_a_kill_through_the_engine_counts_as_a_stop(engine: Engine) -> None:
+    await engine.create("killed", *SLEEP, RestartPolicy={"Name": "always"})
+    async with real(engine, "killed") as one:
+        await one.start(30, NOWHERE)
+        await engine.do("killed", "kill")
+        await becomes(one, lambda state: state.is_stopped)
+        assert str(await one.state()) == "exited (exit code 137)"
+        await one.start(30, NOWHERE)
+        assert (await one.state()).is_active
+
+
+async def test_while_its_engine_is_away_nobody_can_say_and_afterwards_it_is_as_before(
+    engine: Engine,
+) -> None:
+    await engine.create("away", *SLEEP)
+    async with real(engine, "away") as one:
+        assert (await one.state()).is_stopped
+        await asyncio.to_thread(engine.stop)
+        try:
+            with pytest.raises(ConsumerFailed, match=f"(there is no|at) {engine.socket}: "):
+                await one.state()
+            with pytest.raises(LoadFailed, match=f"(there is no|at) {engine.socket}: "):
+                await one.start(30, NOWHERE)
+        finally:
+            await asyncio.to_thread(engine.start)
+        await one.start(30, NOWHERE)
+        assert (await one.state()).is_active
+        await one.stop(30)
+
+
+@pytest.mark.parametrize(("policy", "comes_back"), [("always", True), ("unless-stopped", False)])
+async def test_docker_starts_what_is_always_to_run_when_it_starts_itself(
+    docker: Engine, policy: str, comes_back: bool
+) -> None:
+    """As its reference says; Podman has no daemon that could."""
+    name = f"{policy}-again"
+    await docker.create(name, *SLEEP, RestartPolicy={"Name": policy})
+    async with real(docker, name) as one:
+        await one.start(30, NOWHERE)
+        await one.stop(30)
+        await asyncio.to_thread(docker.stop)
+        await asyncio.to_thread(docker.start)
+        assert (await one.state()).is_active is comes_back
+        await one.stop(30)
+        assert (await one.state()).is_stopped
+
+
+async def test_what_dockers_health_check_says_is_waited_for(
+    docker: Engine, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    """Podman is left out: systemd runs its health checks, and there is none for it."""
+    flag, port = tmp_path / "healthy", free_port()
+    check = ["CMD", "/bin/busybox", "test", "-e", f"/host{flag}"]
+    every_0_1_s = {"Interval": 100_000_000, "Timeout": 10_000_000_000, "Retries": 1}
+    await docker.create(
+        "checked",
+        *(sys.executable, "-m", "http.server", "--bind", "127.0.0.1", str(port)),
+        Healthcheck={"Test": check, **every_0_1_s},
+    )
+    config = ConsumerConfig(
+        url=f"http://127.0.0.1:{port}",
+        container="checked",
+        container_socket=str(docker.socket),
+        stop_grace_s=1,
+    )
+    one = make_controller("checked", config, session)
+    async with real(docker, "checked") as seen:
+        loading = asyncio.create_task(one.load(NOWHERE))
+        await becomes(seen, lambda state: str(state) == "running (unhealthy)")
+        async with asyncio.timeout(20):
+            while not (await one.probe()).reachable:  # noqa: ASYNC110  it does not tell
+                await asyncio.sleep(0.05)
+        report = await one.probe()
+        assert (report.healthy, report.alive) == (False, True)
+        assert report.detail == "container checked is running (unhealthy)"
+        assert not loading.done()
+        flag.touch()
+        async with asyncio.timeout(20):
+            await loading
+        assert (await one.probe()).healthy
+        assert str(await seen.state()) == "running (healthy)"
+        await one.unload()
+        await one.close()
 
 
 # An engine that is not there
@@ -160,6 +271,12 @@ def test_an_engine_on_another_machine_is_refused(host: str) -> None:
 # An engine that answers as the reference says, on demand badly
 
 
+def ago(seconds: float) -> str:
+    """A time as the engines write it, to the nanosecond."""
+    when = datetime.now(UTC) - timedelta(seconds=seconds)
+    return when.strftime("%Y-%m-%dT%H:%M:%S.%f") + "789Z"
+
+
 @dataclass
 class FakeEngine:
     """One container; ``state`` is what inspecting it shows, ``answers`` what a verb answers."""
@@ -168,6 +285,7 @@ class FakeEngine:
     answers: dict[str, tuple[int, Any]] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
     hanging: set[str] = field(default_factory=set)
+    policy: str = "no"
     version: str = "1.41"
     least_version: str = "1.24"
 
@@ -187,11 +305,14 @@ class FakeEngine:
             case "GET", "version":
                 return web.json_response({"ApiVersion": self.version})
             case "GET", "json":
-                return web.json_response({"Id": "0123abcd", "State": self.state})
+                host = {"RestartPolicy": {"Name": self.policy}}
+                shown = {"Id": "0123abcd", "State": self.state, "HostConfig": host}
+                return web.json_response(shown)
             case "POST", "start":
                 self.state |= {"Status": "running", "Pid": 7}
             case "POST", "stop":
-                self.state |= {"Status": "exited", "Pid": 0}
+                if self.state["Status"] != "exited":
+                    self.state |= {"Status": "exited", "Pid": 0, "FinishedAt": ago(0)}
         return web.Response(status=204)
 
 
@@ -258,6 +379,37 @@ async def test_started_already_is_started_and_stopped_already_is_stopped(
     async with faked(tmp_path, answers=answers) as (_, one):
         await one.start(5, NOWHERE)
         await one.stop(5)
+
+
+async def test_one_that_the_engine_restarts_after_the_stop_is_stopped_again(
+    tmp_path: Path,
+) -> None:
+    """As Podman does that was about to, when it says that one is stopped already."""
+    state = {"Status": "exited", "FinishedAt": ago(0.5)}
+    async with faked(tmp_path, state=state, policy="always") as (engine, one):
+        stopping = asyncio.create_task(one.stop(20))
+        async with asyncio.timeout(10):
+            while not any("/stop" in asked for asked in engine.asked):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        engine.state |= {"Status": "running", "Pid": 8}
+        await stopping
+        assert engine.state["Status"] == "exited"
+
+
+@pytest.mark.parametrize(
+    ("policy", "ended_s_ago"), [("no", 0.5), ("always", 60.0), ("unless-stopped", 60.0)]
+)
+async def test_one_that_will_not_come_back_is_not_waited_for(
+    tmp_path: Path, policy: str, ended_s_ago: float
+) -> None:
+    state = {"Status": "exited", "FinishedAt": ago(ended_s_ago)}
+    async with faked(tmp_path, state=state, policy=policy) as (engine, one):
+        await one.stop(5)
+        assert [asked.rpartition("/")[2] for asked in engine.asked[-3:]] == [
+            "json",
+            "stop?t=3",
+            "json",
+        ]
 
 
 @pytest.mark.parametrize(

@@ -25,10 +25,11 @@ from tests.support.controlled import (
     OverHttp,
 )
 from tests.support.engine import Engine
+from tests.support.engines import ENGINES
 from tests.support.systemd import Systemd
 
 NOWHERE = Placement()
-KINDS = ("http", "systemd", "container", "command")
+KINDS = ("http", "systemd", *ENGINES, "command")
 
 
 def make(kind: str, request: pytest.FixtureRequest, session: aiohttp.ClientSession) -> Controlled:
@@ -40,8 +41,8 @@ def make(kind: str, request: pytest.FixtureRequest, session: aiohttp.ClientSessi
         case "systemd":
             systemd: Systemd = request.getfixturevalue("systemd")
             return InAUnit(name, session, systemd)
-        case "container":
-            engine: Engine = request.getfixturevalue("engine")
+        case "podman" | "docker":
+            engine: Engine = request.getfixturevalue(kind)
             return InAContainer(name, session, engine)
         case _:
             return AsAProgram(name, session)

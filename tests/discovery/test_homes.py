@@ -15,11 +15,12 @@ from aiohttp import web
 
 from mgpu.discovery import homes
 from mgpu.discovery.homes import Containers, Home, containers, home, unit_of
-from tests.support.engine import Engine, engine
+from tests.support.engine import Engine
+from tests.support.engines import docker, engine, podman
 from tests.support.servers import free_port
 from tests.support.systemd import Systemd, systemd
 
-__all__ = ["engine", "systemd"]
+__all__ = ["docker", "engine", "podman", "systemd"]
 
 ID = "0123456789abcdef" * 4
 NO_SYSTEMCTL = ("/nonexistent/systemctl",)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import time
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mgpu.consumers.container import Container
 from mgpu.core.model import GpuProcess, GpuReading
 from mgpu.gpu import attribution
-from mgpu.gpu.attribution import AttributingReader, container_of, control_groups, is_within
+from mgpu.gpu.attribution import AttributingReader
 from mgpu.ports import Whereabouts
+from tests.support.engine import Engine
+from tests.support.engines import ENGINES, DockerdOnVersion2, docker, podman, running
 from tests.support.processes import LineChild
 from tests.support.systemd import Systemd, systemd
 
-__all__ = ["systemd"]
+__all__ = ["docker", "podman", "systemd"]
 
 ID = "0123456789abcdef" * 4
 
@@ -76,52 +83,6 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def read(listed: Listed, **places: Whereabouts) -> GpuReading:
     (reading,) = AttributingReader(listed, lambda: places).read()
     return reading
-
-
-class TestPaths:
-    @pytest.mark.parametrize(
-        ("path", "container"),
-        [
-            (f"/system.slice/docker-{ID}.scope", ID),
-            (f"/docker/{ID}", ID),
-            (f"/user.slice/user-1000.slice/user@1000.service/user.slice/docker-{ID}.scope", ID),
-            (f"/machine.slice/libpod-{ID}.scope", ID),
-            (f"/machine.slice/libpod-{ID}.scope/container", ID),
-            (f"/system.slice/foo.service/libpod-payload-{ID}", ID),
-            (f"/kubepods.slice/kubepods-burstable.slice/cri-containerd-{ID}.scope", ID),
-            ("/system.slice/foo.service", ""),
-            ("/system.slice/docker-0123.scope", ""),
-            (f"/system.slice/foo{ID}.service", ""),
-            ("", ""),
-        ],
-    )
-    def test_a_container_is_found_in_its_control_groups_path(
-        self, path: str, container: str
-    ) -> None:
-        assert container_of(path) == container
-
-    @pytest.mark.parametrize(
-        ("group", "within"),
-        [
-            ("/system.slice/tts.service", True),
-            ("/system.slice/tts.service/worker", True),
-            ("/system.slice/tts.service2", False),
-            ("/system.slice", False),
-        ],
-    )
-    def test_a_units_processes_are_in_its_group_or_below(self, group: str, within: bool) -> None:
-        assert is_within(group, "/system.slice/tts.service") is within
-
-    @pytest.mark.parametrize("top", ["", "/"])
-    def test_the_root_is_nobodys_group(self, top: str) -> None:
-        assert not is_within("/system.slice/tts.service", top)
-
-    def test_both_versions_of_control_groups_are_read(self) -> None:
-        assert control_groups("0::/a.service\n") == ("/a.service",)
-        assert control_groups("4:memory:/m\n1:name=systemd:/b.service\n0::/\n") == (
-            "/b.service",
-            "/",
-        )
 
 
 class TestPorts:
@@ -222,19 +183,25 @@ def test_a_container_is_known_by_its_id_and_the_closest_match_counts(tmp_path: P
 
 _INSIDE = """
 import json, sys
-from pathlib import Path
 from mgpu.core.model import GpuProcess, GpuReading
 from mgpu.gpu.attribution import AttributingReader
 from mgpu.ports import Whereabouts
 
-group, *pids = sys.argv[1:]
+where, *pids = sys.argv[1:]
 class Listed:
     def read(self):
         return (GpuReading(index=0, processes=tuple(GpuProcess(int(p), 100) for p in pids)),)
-reader = AttributingReader(Listed(), lambda: {"tts": Whereabouts(control_group=group)})
+reader = AttributingReader(Listed(), lambda: {"tts": Whereabouts(**json.loads(where))})
 (reading,) = reader.read()
 print(json.dumps([reading.held_mib, [p.pid for p in reading.foreign]]))
 """
+"""As ``read``, to be run elsewhere: it prints what is held and who is foreign."""
+
+
+def inside(pids: Sequence[object], **where: str) -> tuple[str, ...]:
+    """The command that runs it for these processes and one consumer, tts."""
+    python = ("env", f"PYTHONPATH={Path.cwd()}", sys.executable, "-c", _INSIDE)
+    return (*python, json.dumps(where), *map(str, pids))
 
 
 def test_a_units_processes_are_known_by_its_control_group(systemd: Systemd) -> None:
@@ -246,12 +213,84 @@ def test_a_units_processes_are_known_by_its_control_group(systemd: Systemd) -> N
     group = systemd.show("worker.service", "ControlGroup")
     with ExitStack() as stack:
         stack.callback(systemd.systemctl, "stop", "worker.service")
-        inside = f"$(cat /sys/fs/cgroup{{,/unified,/systemd}}{group}/cgroup.procs 2>/dev/null)"
-        script = f"for p in {inside}; do echo $p; done | sort -un"
+        listed = f"$(cat /sys/fs/cgroup{{,/unified,/systemd}}{group}/cgroup.procs 2>/dev/null)"
+        script = f"for p in {listed}; do echo $p; done | sort -un"
         pids = systemd.run("bash", "-c", script, check=True).stdout.split()
         assert len(pids) == 2
-        ended = systemd.run(
-            *("env", f"PYTHONPATH={Path.cwd()}", sys.executable, "-c", _INSIDE),
-            *(group, *pids, "1"),
-        )
+        ended = systemd.run(*inside([*pids, "1"], control_group=group))
     assert json.loads(ended.stdout) == [{"tts": 200}, [1]], ended.stderr
+
+
+# Containers
+
+
+@pytest.fixture(scope="module")
+def version_2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    with running(DockerdOnVersion2, tmp_path_factory.mktemp("version-2")) as one:
+        yield one
+
+
+@asynccontextmanager
+async def worker(engine: Engine, name: str) -> AsyncIterator[tuple[Whereabouts, list[int]]]:
+    """A container: where it is, and its processes: the first, its child, and one of an exec."""
+    await engine.create(name, "/bin/sh", "-c", "sleep 1000 & exec sleep 2000")
+    await engine.do(name, "start")
+    one = Container(name, engine.socket, grace_s=1)
+    try:
+        first = (await one.state()).pid
+        (child,) = await asyncio.to_thread(children, first)
+        beside = await engine.execute(name, "/bin/busybox", "sleep", "3000")
+        # What descends from its first process would be its own without any control group.
+        yield replace((await one.state()).whereabouts, root_pid=None), [first, child, beside]
+    finally:
+        await one.close()
+        await asyncio.to_thread(engine.remove, name)
+
+
+def children(pid: int) -> list[int]:
+    """The children of a process, once it has become sleep."""
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}/comm").read_text() != "sleep\n":
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("kind", [*ENGINES, "version_2"])
+async def test_a_containers_processes_are_known_by_their_control_group(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    engine: Engine = request.getfixturevalue(kind)
+    async with worker(engine, "tts") as (tts, own), worker(engine, "stt") as (stt, others):
+        listed = Listed(*((pid, 100) for pid in own), (others[0], 900), (os.getpid(), 7))
+        reading = await asyncio.to_thread(read, listed, tts=tts, stt=stt)
+    assert reading.held_mib == {"tts": 300, "stt": 900}
+    assert [process.pid for process in reading.foreign] == [os.getpid()]
+
+
+async def test_from_within_another_container_they_are_known_too(docker: Engine) -> None:
+    """Podman is left out: it gives no namespace of control groups of version 1."""
+    async with worker(docker, "seen") as (place, pids):
+        command = shlex.join(inside([*pids, os.getpid()], container=place.container))
+        await docker.create(
+            "seer",
+            *("/bin/sh", "-c", f"cat /proc/{pids[0]}/cgroup; {command}"),
+            CgroupnsMode="private",
+            PidMode="host",
+        )
+        shown = await docker.output("seer")
+        await asyncio.to_thread(docker.remove, "seer")
+    *groups, found = shown.splitlines()
+    assert any(f":/../{place.container}" in group for group in groups), shown
+    assert json.loads(found) == [{"tts": 300}, [os.getpid()]]
+
+
+def test_a_container_inside_another_one_is_the_outer_ones_too(tmp_path: Path) -> None:
+    inner = ID[::-1]
+    proc_entry(tmp_path, 70, started=1, group=f"/docker/{ID}/docker/{inner}")
+    outer_alone = {"outer": Whereabouts(container=ID)}
+    both = outer_alone | {"inner": Whereabouts(container=inner)}
+
+    for places, held in ((outer_alone, {"outer": 900}), (both, {"inner": 900})):
+        reader = AttributingReader(Listed((70, 900)), places.copy, proc=tmp_path)
+        assert reader.read()[0].held_mib == held

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import sys
 from abc import ABC, abstractmethod
 from typing import Any
@@ -174,10 +176,11 @@ class InAContainer(Controlled):
         return bool((await self._engine.shown(self.name))["State"]["Running"])
 
     async def kill(self) -> None:
-        await self._engine.do(self.name, "kill")
+        # The engine's own kill counts as a stop that was wanted: it would not start it again.
+        os.kill((await self._engine.shown(self.name))["State"]["Pid"], signal.SIGKILL)
 
     async def remove(self) -> None:
-        await asyncio.to_thread(self._engine.podman, "rm", "--force", "--time", "0", self.name)
+        await asyncio.to_thread(self._engine.remove, self.name)
 
 
 class AsAProgram(Controlled):

@@ -1,23 +1,22 @@
-"""A real container engine for tests: Podman's service of the Docker Engine API, without a network.
+"""A real container engine for tests: what answers the Docker Engine API on a socket.
 
-It keeps images and containers in a folder of its own and runs in a mount namespace, because its
-runtime takes either version of control groups and no mixture of both: where there is one, the part
-of version 2 is hidden from it. The one image holds a static busybox, which changes into the
-machine's own file system; so a container runs any program of the tests, and its processes are in
-control groups of their own. Only root can start one.
+It keeps images and containers in a folder of its own and has no network. Its one image
+holds a static busybox, which changes into the machine's own file system; so a container runs any
+program of the tests, and its processes are in control groups of their own. Only root can start one.
 """
 
 from __future__ import annotations
 
+import http.client
+import io
+import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import tarfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -27,73 +26,87 @@ from aiodocker import Docker
 IMAGE = "mgpu-test"
 START_TIMEOUT_S = 30.0
 
-# Limits that may be kept without privileges: not all of the engine's own defaults may be raised.
-_SETTINGS = """
-[containers]
-netns = "host"
-default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
-[engine]
-cgroup_manager = "cgroupfs"
-events_logger = "file"
-runtime = "crun"
-"""
 
-_HIDE_VERSION_2 = """
-set -eu
-mount --make-rprivate /
-if [ -e /sys/fs/cgroup/unified ]; then umount -l /sys/fs/cgroup/unified; fi
-exec "$@"
-"""
+class Engine(ABC):
+    """One that is started in a folder of its own and listens at ``socket``."""
 
-
-class Engine:
-    """A running one, listening at ``socket``."""
+    tools: tuple[str, ...]
+    """The programs that it takes."""
+    group: str
+    """What stands before a container's id in the path of its control group."""
 
     def __init__(self, folder: Path) -> None:
         self.socket = folder / "engine.sock"
-        self._settings = folder / "containers.conf"
-        self._settings.write_text(_SETTINGS)
-        self._command = (
-            "unshare",
-            "--mount",
-            *("sh", "-c", _HIDE_VERSION_2, "sh"),
-            "podman",
-            *("--root", str(folder / "root"), "--runroot", str(folder / "run")),
-            *("--storage-driver", "vfs"),
-        )
+        self._folder = folder
+        self._service: subprocess.Popen[bytes] | None = None
 
-    def podman(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            ("timeout", "--kill-after=5", "60", *self._command, *arguments),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            env=self._environment,
-        )
+    @classmethod
+    def missing(cls) -> str:
+        """Why it cannot be started here; empty when it may."""
+        if os.geteuid() != 0:
+            return "starting a container engine takes root"
+        tools = [tool for tool in ("unshare", "busybox", *cls.tools) if not shutil.which(tool)]
+        return f"not installed: {', '.join(tools)}" if tools else ""
 
-    def serve(self, log: Path) -> subprocess.Popen[bytes]:
+    def start(self) -> None:
+        """Return when it answers; skip the test, with its last words, when it does not."""
+        log = self._folder / "engine.log"
         with log.open("wb") as output:
-            return subprocess.Popen(
-                (*self._command, "system", "service", "--time", "0", f"unix://{self.socket}"),
+            self._service = subprocess.Popen(
+                self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=self._environment,
+                env=self.environment(),
                 start_new_session=True,
             )
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not self._listens():
+            if self._service.poll() is not None:
+                words = log.read_text(errors="replace").strip().splitlines()[-1:]
+                pytest.skip(f"{type(self).__name__} does not run here: {' '.join(words)}")
+            assert time.monotonic() < deadline, f"nobody listens at {self.socket}; see {log}"
+            time.sleep(0.02)
 
-    async def create(self, name: str, *command: str, **host: Any) -> None:
-        """Make a container, not started yet, that runs a command of this machine."""
+    def stop(self) -> None:
+        """End it as the machine's shutdown does; whether its containers go on is its own affair."""
+        assert self._service is not None
+        self._service.terminate()
+        self._service.wait(timeout=START_TIMEOUT_S)
+
+    def prepare(self) -> None:
+        """Make the image; skip the test where no container can be run."""
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as image:
+            image.add(str(shutil.which("busybox")), arcname="bin/busybox")
+        self._call("POST", f"/images/create?fromSrc=-&repo={IMAGE}", archive.getvalue())
+        described = json.dumps(_described(("/bin/busybox", "true"), {})).encode()
+        self._call("POST", "/containers/create?name=tried", described)
+        status, answer = self._call("POST", "/containers/tried/start")
+        if status >= http.client.BAD_REQUEST:
+            pytest.skip(f"{type(self).__name__} runs no containers here: {answer}")
+        self.remove("tried")
+
+    def remove(self, name: str) -> None:
+        """End a container at once and forget it, if it is there."""
+        self._call("POST", f"/containers/{name}/kill")
+        self._call("DELETE", f"/containers/{name}?force=true")
+
+    def close(self) -> None:
+        """End it and everything in it."""
+        _, listed = self._call("GET", "/containers/json?all=true")
+        for container in json.loads(listed):
+            self.remove(container["Id"])
+        self.stop()
+
+    async def create(self, name: str, *command: str, **other: Any) -> None:
+        """Make a container, not started yet, that runs a command of this machine.
+
+        ``other`` is of its ``HostConfig``, save for ``Healthcheck``.
+        """
+        described = _described(("/bin/busybox", "chroot", "/host", *command), other)
         async with Docker(url=f"unix://{self.socket}") as docker:
-            await docker.containers.create(
-                {
-                    "Image": IMAGE,
-                    "Cmd": ["chroot", "/host", *command],
-                    "HostConfig": {"NetworkMode": "host", "Binds": ["/:/host"], **host},
-                },
-                name=name,
-            )
+            await docker.containers.create(described, name=name)
 
     async def do(self, name: str, verb: str, **parameters: Any) -> None:
         """Do to a container what a person would do behind the broker's back."""
@@ -105,62 +118,55 @@ class Engine:
         async with Docker(url=f"unix://{self.socket}") as docker:
             return await docker.containers.container(name).show()
 
-    @property
-    def _environment(self) -> dict[str, str]:
-        return {**os.environ, "CONTAINERS_CONF": str(self._settings)}
+    async def execute(self, name: str, *command: str) -> int:
+        """Run a program of the image beside the container's own; the process's number here."""
+        async with Docker(url=f"unix://{self.socket}") as docker:
+            running = await docker.containers.container(name).exec(command)
+            await running.start(detach=True)
+            return int((await running.inspect())["Pid"])
 
+    async def output(self, name: str) -> str:
+        """Start a container, wait for its end, and return what it wrote."""
+        async with Docker(url=f"unix://{self.socket}") as docker:
+            container = docker.containers.container(name)
+            await container.start()
+            await container.wait(timeout=START_TIMEOUT_S)
+            return "".join(await container.log(stdout=True, stderr=True))
 
-def missing() -> str:
-    """Why no engine can be started here; empty when one may."""
-    if os.geteuid() != 0:
-        return "starting a container engine takes root"
-    tools = [tool for tool in ("unshare", "podman", "crun", "busybox") if not shutil.which(tool)]
-    return f"not installed: {', '.join(tools)}" if tools else ""
+    @abstractmethod
+    def command(self) -> tuple[str, ...]:
+        """What runs it, in the foreground."""
 
+    def environment(self) -> dict[str, str]:
+        return dict(os.environ)
 
-@contextmanager
-def running(folder: Path) -> Iterator[Engine]:
-    """An engine that answers, its image made; everything in it has ended afterwards."""
-    engine = Engine(folder)
-    archive = folder / "image.tar"
-    with tarfile.open(archive, "w") as image:
-        image.add(str(shutil.which("busybox")), arcname="bin/busybox")
-    imported = engine.podman(
-        "import", "--change", 'ENTRYPOINT ["/bin/busybox"]', str(archive), IMAGE
-    )
-    if imported.returncode:
-        pytest.skip(f"podman does not work here: {imported.stderr.strip()}")
-    tried = engine.podman("run", "--rm", IMAGE, "true")
-    if tried.returncode:
-        pytest.skip(f"containers cannot be run here: {tried.stderr.strip()}")
-    service = engine.serve(folder / "engine.log")
-    try:
-        _wait_for(engine.socket)
-        yield engine
-    finally:
-        engine.podman("rm", "--all", "--force", "--time", "0")
-        os.killpg(service.pid, signal.SIGTERM)
-        service.wait(timeout=START_TIMEOUT_S)
-
-
-def _wait_for(path: Path) -> None:
-    """Poll: the service does not tell when it listens."""
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while True:
+    def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as client:
             try:
-                client.connect(str(path))
+                client.connect(str(self.socket))
             except (FileNotFoundError, ConnectionRefusedError):
-                assert time.monotonic() < deadline, f"nobody listens at {path}"
-                time.sleep(0.02)
-            else:
-                return
+                return False
+            return True
+
+    def _call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
+        """One request, from wherever the test is: its event loop need not run, nor stand still."""
+        connection = http.client.HTTPConnection("localhost", timeout=START_TIMEOUT_S)
+        connection.sock = socket.socket(socket.AF_UNIX)
+        connection.sock.settimeout(START_TIMEOUT_S)
+        connection.sock.connect(str(self.socket))
+        kind = "application/json" if "json" in path or "containers" in path else "application/x-tar"
+        connection.request(method, path, body, {"Content-Type": kind, "Connection": "close"})
+        with connection.getresponse() as response:
+            return response.status, response.read().decode()
 
 
-@pytest.fixture(scope="session")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """One engine for all the tests of a process; each test brings containers of its own name."""
-    if reason := missing():
-        pytest.skip(reason)
-    with running(tmp_path_factory.mktemp("engine")) as instance:
-        yield instance
+def _described(command: tuple[str, ...], other: dict[str, Any]) -> dict[str, Any]:
+    check = {name: other.pop(name) for name in ("Healthcheck",) if name in other}
+    return {
+        "Image": IMAGE,
+        "Entrypoint": list(command[:1]),
+        "Cmd": list(command[1:]),
+        "StopTimeout": 1,
+        "HostConfig": {"NetworkMode": "host", "Binds": ["/:/host"], **other},
+        **check,
+    }

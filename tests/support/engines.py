@@ -1,0 +1,135 @@
+"""The container engines that there are, each running for the tests of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.engine import Engine
+
+
+class Podman(Engine):
+    """Podman's service of the Docker Engine API.
+
+    Its runtime takes either version of control groups and no mixture of both: where there is one,
+    the part of version 2 is hidden from it in a mount namespace.
+    """
+
+    tools = ("podman", "crun")
+    group = "libpod-"
+    # Limits that may be kept without privileges: not all of its own defaults may be raised. What
+    # watches an exec goes on for 5 minutes after its end by default.
+    _SETTINGS = """
+[containers]
+netns = "host"
+default_ulimits = ["nofile=1024:1024", "nproc=4096:4096"]
+[engine]
+cgroup_manager = "cgroupfs"
+events_logger = "file"
+exit_command_delay = 0
+runtime = "crun"
+"""
+    _HIDE_VERSION_2 = """
+set -eu
+mount --make-rprivate /
+if [ -e /sys/fs/cgroup/unified ]; then umount -l /sys/fs/cgroup/unified; fi
+exec "$@"
+"""
+
+    def command(self) -> tuple[str, ...]:
+        return (
+            *("unshare", "--mount", "sh", "-c", self._HIDE_VERSION_2, "sh"),
+            *("podman", "--storage-driver", "vfs"),
+            *("--root", str(self._folder / "root"), "--runroot", str(self._folder / "run")),
+            *("system", "service", "--time", "0", f"unix://{self.socket}"),
+        )
+
+    def environment(self) -> dict[str, str]:
+        settings = self._folder / "containers.conf"
+        settings.write_text(self._SETTINGS)
+        return super().environment() | {"CONTAINERS_CONF": str(settings)}
+
+
+class Dockerd(Engine):
+    """Docker's own, with a containerd of its own and without networks.
+
+    It sees an empty /run, where it would meet another Docker, and makes control groups itself: that
+    the machine's systemd makes them takes D-Bus.
+    """
+
+    tools = ("dockerd", "containerd", "runc")
+    group = "docker/"
+    hierarchies = "as they are"
+    _ALONE = """
+set -eu
+mount --make-rprivate /
+if [ "$1" = "version 2" ]; then mount -t cgroup2 cgroup2 /sys/fs/cgroup; fi
+mkdir -p "$2"
+mount --bind "$2" /run
+shift 2
+exec "$@"
+"""
+
+    def command(self) -> tuple[str, ...]:
+        settings = self._folder / "daemon.json"
+        settings.write_text("{}")
+        return (
+            *("unshare", "--mount", "sh", "-c", self._ALONE, "sh"),
+            *(self.hierarchies, str(self._folder / "run")),
+            *("dockerd", "--host", f"unix://{self.socket}", "--config-file", str(settings)),
+            *("--data-root", str(self._folder / "data"), "--storage-driver", "vfs"),
+            *("--exec-root", str(self._folder / "exec")),
+            *("--pidfile", str(self._folder / "dockerd.pid")),
+            *("--exec-opt", "native.cgroupdriver=cgroupfs"),
+            *("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"),
+        )
+
+
+class DockerdOnVersion2(Dockerd):
+    """As ``Dockerd``, where control groups are of version 2 alone.
+
+    On a machine with both it has no controllers then: nothing in it can be limited or paused.
+    """
+
+    hierarchies = "version 2"
+
+
+ENGINES: dict[str, type[Engine]] = {"podman": Podman, "docker": Dockerd}
+
+
+@contextmanager
+def running(kind: type[Engine], folder: Path) -> Iterator[Engine]:
+    """An engine that answers, its image made; everything in it has ended afterwards."""
+    if reason := kind.missing():
+        pytest.skip(reason)
+    one = kind(folder)
+    one.start()
+    try:
+        one.prepare()
+        yield one
+    finally:
+        one.close()
+
+
+@pytest.fixture(scope="session")
+def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """One for all the tests of a process; each test brings containers of its own name."""
+    with running(Podman, tmp_path_factory.mktemp("podman")) as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
+def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    """As ``podman``."""
+    with running(Dockerd, tmp_path_factory.mktemp("docker")) as one:
+        yield one
+
+
+@pytest.fixture(params=list(ENGINES))
+def engine(request: pytest.FixtureRequest) -> Engine:
+    """Each of them in turn."""
+    one: Engine = request.getfixturevalue(request.param)
+    return one
