@@ -23,9 +23,17 @@ from mgpu.gpu import attribution
 from mgpu.gpu.attribution import AttributingReader
 from mgpu.ports import Whereabouts
 from tests.support.engine import Engine
-from tests.support.engines import ENGINES, DockerdOnVersion2, docker, podman, running
+from tests.support.engines import (
+    ENGINES,
+    DockerdOnVersion2,
+    DockerdUnderSystemd,
+    docker,
+    podman,
+    running,
+)
 from tests.support.processes import LineChild
-from tests.support.systemd import Systemd, systemd
+from tests.support.systemd import Systemd, missing, systemd
+from tests.support.systemd import running as running_systemd
 
 __all__ = ["docker", "podman", "systemd"]
 
@@ -226,7 +234,7 @@ def test_a_units_processes_are_known_by_its_control_group(systemd: Systemd) -> N
 
 @pytest.fixture(scope="module")
 def version_2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with running(DockerdOnVersion2, tmp_path_factory.mktemp("version-2")) as one:
+    with running(DockerdOnVersion2(tmp_path_factory.mktemp("version-2"))) as one:
         yield one
 
 
@@ -266,6 +274,25 @@ async def test_a_containers_processes_are_known_by_their_control_group(
         reading = await asyncio.to_thread(read, listed, tts=tts, stt=stt)
     assert reading.held_mib == {"tts": 300, "stt": 900}
     assert [process.pid for process in reading.foreign] == [os.getpid()]
+
+
+async def test_a_container_whose_control_group_is_a_scope_of_systemds_is_known_by_it(
+    tmp_path: Path,
+) -> None:
+    if reason := missing():
+        pytest.skip(reason)
+    with (
+        running_systemd(tmp_path, version="2") as systemd,
+        running(DockerdUnderSystemd(tmp_path, systemd)) as engine,
+    ):
+        await engine.create("scope", "/bin/sleep", "1000")
+        await engine.do("scope", "start")
+        shown = await engine.shown("scope")
+        pid, identity = shown["State"]["Pid"], shown["Id"]  # as that systemd's processes count
+        groups = systemd.run("cat", f"/proc/{pid}/cgroup").stdout
+        ended = systemd.run(*inside([pid, 1], container=identity))
+    assert f"0::/system.slice/docker-{identity}.scope\n" in groups
+    assert json.loads(ended.stdout) == [{"tts": 100}, [1]], ended.stderr
 
 
 async def test_from_within_another_container_they_are_known_too(docker: Engine) -> None:

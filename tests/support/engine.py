@@ -17,6 +17,7 @@ import subprocess
 import tarfile
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ class Engine(ABC):
     def __init__(self, folder: Path) -> None:
         self.socket = folder / "engine.sock"
         self._folder = folder
+        self._log = folder / "engine.log"
         self._service: subprocess.Popen[bytes] | None = None
 
     @classmethod
@@ -50,9 +52,8 @@ class Engine(ABC):
 
     def start(self) -> None:
         """Return when it answers; skip the test, with its last words, when it does not."""
-        log = self._folder / "engine.log"
-        with log.open("wb") as output:
-            self._service = subprocess.Popen(
+        with self._log.open("wb") as output:
+            self._service = service = subprocess.Popen(
                 self.command(),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -60,12 +61,16 @@ class Engine(ABC):
                 env=self.environment(),
                 start_new_session=True,
             )
+        self.wait_for(lambda: service.poll() is None)
+
+    def wait_for(self, runs: Callable[[], bool]) -> None:
+        """Poll until it listens, of which it does not tell, for as long as it runs."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._listens():
-            if self._service.poll() is not None:
-                words = log.read_text(errors="replace").strip().splitlines()[-1:]
+            if not runs():
+                words = self._log.read_text(errors="replace").strip().splitlines()[-1:]
                 pytest.skip(f"{type(self).__name__} does not run here: {' '.join(words)}")
-            assert time.monotonic() < deadline, f"nobody listens at {self.socket}; see {log}"
+            assert time.monotonic() < deadline, f"nobody listens at {self.socket}; see {self._log}"
             time.sleep(0.02)
 
     def stop(self) -> None:

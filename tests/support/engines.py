@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
 from tests.support.engine import Engine
+from tests.support.systemd import Systemd
 
 
 class Podman(Engine):
@@ -60,7 +64,7 @@ class Dockerd(Engine):
     the machine's systemd makes them takes D-Bus.
     """
 
-    tools = ("dockerd", "containerd", "runc")
+    tools: tuple[str, ...] = ("dockerd", "containerd", "runc")
     group = "docker/"
     hierarchies = "as they are"
     _ALONE = """
@@ -74,16 +78,22 @@ exec "$@"
 """
 
     def command(self) -> tuple[str, ...]:
-        settings = self._folder / "daemon.json"
-        settings.write_text("{}")
         return (
             *("unshare", "--mount", "sh", "-c", self._ALONE, "sh"),
             *(self.hierarchies, str(self._folder / "run")),
-            *("dockerd", "--host", f"unix://{self.socket}", "--config-file", str(settings)),
+            *("dockerd", *self.options("cgroupfs")),
+        )
+
+    def options(self, groups: str) -> tuple[str, ...]:
+        """What it is told; ``groups`` names who makes its control groups."""
+        settings = self._folder / "daemon.json"
+        settings.write_text("{}")
+        return (
+            *("--host", f"unix://{self.socket}", "--config-file", str(settings)),
             *("--data-root", str(self._folder / "data"), "--storage-driver", "vfs"),
             *("--exec-root", str(self._folder / "exec")),
             *("--pidfile", str(self._folder / "dockerd.pid")),
-            *("--exec-opt", "native.cgroupdriver=cgroupfs"),
+            *("--exec-opt", f"native.cgroupdriver={groups}"),
             *("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-forward=false"),
         )
 
@@ -97,15 +107,47 @@ class DockerdOnVersion2(Dockerd):
     hierarchies = "version 2"
 
 
-ENGINES: dict[str, type[Engine]] = {"podman": Podman, "docker": Dockerd}
+class DockerdUnderSystemd(Dockerd):
+    """As ``Dockerd``, in a unit of a systemd that makes its control groups, as Docker's usual is.
+
+    That takes version 2 of them, or all controllers of version 1, which the tests' systemd has not.
+    """
+
+    tools = (*Dockerd.tools, "dbus-daemon")
+    _UNITS: ClassVar = {
+        "dbus.socket": "[Socket]\nListenStream=/run/dbus/system_bus_socket\n",
+        "dbus.service": (
+            "[Unit]\nRequires=dbus.socket\n[Service]\nExecStart=/usr/bin/dbus-daemon --system "
+            "--address=systemd: --nofork --nopidfile --systemd-activation\n"
+        ),
+        "docker.service": "[Service]\nExecStart={command}\nDelegate=yes\nKillMode=process\n",
+    }
+
+    def __init__(self, folder: Path, systemd: Systemd) -> None:
+        super().__init__(folder)
+        self._log = folder / "systemd.log"
+        self._systemd = systemd
+
+    def start(self) -> None:
+        command = shlex.join((str(shutil.which("dockerd")), *self.options("systemd")))
+        for name, text in self._UNITS.items():
+            self._systemd.write_unit(name, text.format(command=command))
+        self._systemd.systemctl("start", "dbus.service", "docker.service").check_returncode()
+        self.wait_for(lambda: self._systemd.show("docker.service", "ActiveState") == "active")
+
+    def stop(self) -> None:
+        self._systemd.systemctl("stop", "docker.service").check_returncode()
+
+
+ENGINES = ("podman", "docker")
+"""The fixtures below."""
 
 
 @contextmanager
-def running(kind: type[Engine], folder: Path) -> Iterator[Engine]:
-    """An engine that answers, its image made; everything in it has ended afterwards."""
-    if reason := kind.missing():
+def running(one: Engine) -> Iterator[Engine]:
+    """It answers, and its image is made; everything in it has ended afterwards."""
+    if reason := one.missing():
         pytest.skip(reason)
-    one = kind(folder)
     one.start()
     try:
         one.prepare()
@@ -117,18 +159,18 @@ def running(kind: type[Engine], folder: Path) -> Iterator[Engine]:
 @pytest.fixture(scope="session")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """One for all the tests of a process; each test brings containers of its own name."""
-    with running(Podman, tmp_path_factory.mktemp("podman")) as one:
+    with running(Podman(tmp_path_factory.mktemp("podman"))) as one:
         yield one
 
 
 @pytest.fixture(scope="session")
 def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """As ``podman``."""
-    with running(Dockerd, tmp_path_factory.mktemp("docker")) as one:
+    with running(Dockerd(tmp_path_factory.mktemp("docker"))) as one:
         yield one
 
 
-@pytest.fixture(params=list(ENGINES))
+@pytest.fixture(params=ENGINES)
 def engine(request: pytest.FixtureRequest) -> Engine:
     """Each of them in turn."""
     one: Engine = request.getfixturevalue(request.param)

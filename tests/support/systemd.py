@@ -44,12 +44,15 @@ shift
 exec "$@"
 """
 
-# $1 is the unit folder, the rest are folders that must stay reachable below the fresh tmpfs.
+# $1 is 2 where control groups are to be of version 2 alone; $2, the unit folder, and the rest are
+# folders that must stay reachable below the fresh tmpfs.
 _INSIDE = """
 set -eu
+version=$1
+shift
 units=$1
 mount --make-rprivate /
-if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+if [ "$version" = 2 ] || [ -e /sys/fs/cgroup/cgroup.controllers ]; then
     mount -t cgroup2 cgroup2 /sys/fs/cgroup
 else
     mount -t tmpfs tmpfs /sys/fs/cgroup
@@ -143,15 +146,19 @@ def missing() -> str:
 
 
 @contextmanager
-def running(folder: Path) -> Iterator[Systemd]:
-    """A systemd that has finished starting. ``folder`` is the tests' own and stays reachable."""
+def running(folder: Path, *, version: str = "") -> Iterator[Systemd]:
+    """A systemd that has finished starting. ``folder`` is the tests' own and stays reachable.
+
+    ``version`` is that of its control groups: "2", or those that the machine has. On a machine with
+    both, version 2 has no controllers.
+    """
     units = folder / "units"
     units.mkdir()
     for name, text in _TARGETS.items():
         (units / name).write_text(text)
     groups = _control_groups(f"mgpu-test-{os.getpid()}-{folder.name}")
     outer = ("setpriv", "--pdeathsig", "KILL", "unshare", *_NAMESPACES, "--kill-child")
-    inner = ("sh", "-c", _INSIDE, "sh", str(units), *_kept(folder))
+    inner = ("sh", "-c", _INSIDE, "sh", version, str(units), *_kept(folder))
     log = folder / "systemd.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
