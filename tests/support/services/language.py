@@ -9,6 +9,19 @@ from aiohttp import web
 
 from tests.support.services.base import BODY, LAG_S, Service, empty, metrics, ok
 
+LLAMA_PAGE = (
+    "GET /",
+    "GET /_app/immutable/bundle.js",
+    "GET /build.json",
+    "GET /favicon.svg",
+    "GET /manifest.webmanifest",
+    "GET /tools",
+    "POST /tools",
+    "POST /v1/streams/lookup",
+    "DELETE /v1/stream",
+)
+"""What llama-server's page asks for when it is opened, and when its stop button is pressed."""
+
 
 class Ollama(Service):
     preset = "ollama"
@@ -52,8 +65,8 @@ class LlamaRouter(Service):
         "POST /models/load": "load",
         "POST /models/unload": "unload",
     }
-    jobs = ("POST /v1/chat/completions", "GET /slots")
-    looks = ("GET /health", "GET /v1/models")
+    jobs = ("POST /v1/chat/completions", "GET /slots", "GET /metrics")
+    looks = ("GET /health", "GET /v1/models", "GET /models/sse", "GET /props", *LLAMA_PAGE)
     dangers = ("DELETE /models/m", "DELETE /models")
 
     def __init__(self) -> None:
@@ -99,8 +112,8 @@ class LlamaServer(Service):
     preset = "llama-cpp"
     begins_resident = True
     routes: ClassVar = {"GET /health": "health", "GET /props": "props", "GET /slots": "slots"}
-    jobs = ("POST /v1/chat/completions", "GET /slots")
-    looks = ("GET /health", "GET /props")
+    jobs = ("POST /v1/chat/completions", "GET /slots", "GET /metrics")
+    looks = ("GET /health", "GET /props", *LLAMA_PAGE)
     dangers = ("DELETE /models/m",)
 
     async def health(self, _: web.Request) -> web.Response:
