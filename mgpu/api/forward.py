@@ -112,7 +112,9 @@ async def _exchange(
     deps = request.app[DEPS]
     name = upstream.name
     upgrade = tunnel.is_upgrade(request)
-    towards = fields.towards_consumer(request.headers, keep_authorization=not deps.api_keys)
+    towards = fields.towards_consumer(
+        request.headers, keep_authorization=not deps.api_keys, drop=upstream.drop_headers
+    )
     own_port = OWN_PORT in request.app
     if own_port:
         fields.add_forwarded(towards, request)

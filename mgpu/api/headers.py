@@ -61,9 +61,11 @@ def tokens(headers: Headers, name: str) -> frozenset[str]:
     return frozenset(word.strip().lower() for value in values for word in value.split(","))
 
 
-def towards_consumer(headers: Headers, *, keep_authorization: bool) -> CIMultiDict[str]:
-    """A client's fields as the consumer gets them."""
-    left_out = _NOT_TO_CONSUMER
+def towards_consumer(
+    headers: Headers, *, keep_authorization: bool, drop: frozenset[str] = frozenset()
+) -> CIMultiDict[str]:
+    """A client's fields as the consumer gets them, without those in ``drop`` (in lower case)."""
+    left_out = _NOT_TO_CONSUMER | drop
     if not keep_authorization:
         left_out |= {"authorization"}
     return _without(headers, left_out)

@@ -266,7 +266,9 @@ class Keeper:
 
     def _headers(self) -> CIMultiDict[str]:
         keep = not self._request.app[DEPS].api_keys
-        headers = fields.towards_consumer(self._request.headers, keep_authorization=keep)
+        headers = fields.towards_consumer(
+            self._request.headers, keep_authorization=keep, drop=self._upstream.drop_headers
+        )
         headers[hdrs.ACCEPT_ENCODING] = "identity"  # the answer is read here
         return headers
 

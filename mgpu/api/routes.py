@@ -32,6 +32,8 @@ class Upstream:
         self._authority = origin.raw_authority
         self._not_activity = Patterns(config.not_activity)
         self._paths = config.paths
+        self.drop_headers = frozenset(map(str.lower, config.drop_headers))
+        """Fields of a request that do not reach it, in lower case."""
         self._denied = Patterns(map(_folded, config.deny))
         self._lasting = Patterns(config.completion.requests if config.completion else ())
         self.completion = config.completion

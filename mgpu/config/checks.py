@@ -147,6 +147,8 @@ def _consumer(config: Config, name: str, consumer: ConsumerConfig) -> Iterator[F
         yield from _request((*path, "not_activity", index), request)
     for index, request in enumerate(consumer.deny):
         yield from _request((*path, "deny", index), request)
+    for index, header in enumerate(consumer.drop_headers):
+        yield from _header((*path, "drop_headers", index), header, "")
     yield from _calls(path, consumer)
     requests = consumer.completion.requests if consumer.completion else ()
     for index, request in enumerate(requests):

@@ -292,6 +292,7 @@ class ConsumerConfig(Section):
     initially: Literal["auto", "resident", "absent"] = "auto"
     not_activity: tuple[str, ...] = ()
     deny: tuple[str, ...] = ()
+    drop_headers: tuple[str, ...] = ()
     models: ModelsConfig | None = None
     listen: str | None = None
     paths: dict[UrlPath, UrlPath] = Field(default_factory=dict)

@@ -67,6 +67,13 @@ def test_the_brokers_key_does_not_reach_a_consumer() -> None:
     assert list(towards_consumer(fields, keep_authorization=True)) == ["Authorization", "Cookie"]
 
 
+def test_what_is_to_be_dropped_does_not_reach_a_consumer() -> None:
+    fields = CIMultiDict([("X-Conversation-ID", "7"), ("X-Kept", "1")])
+    drop = frozenset({"x-conversation-id"})
+
+    assert list(towards_consumer(fields, keep_authorization=True, drop=drop)) == ["X-Kept"]
+
+
 def test_duplicates_keep_their_order() -> None:
     pairs = [("Set-Cookie", "a=1"), ("X", "1"), ("Set-Cookie", "b=2"), ("x", "2")]
 

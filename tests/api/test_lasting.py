@@ -429,6 +429,22 @@ async def test_an_answer_that_names_no_work_is_the_end(sites: Sites) -> None:
     await ended(site, "done", "done")
 
 
+async def test_what_is_to_be_dropped_does_not_reach_the_consumer(sites: Sites) -> None:
+    seen: list[tuple[str | None, str | None]] = []
+
+    async def at_once(request: web.Request) -> web.StreamResponse:
+        seen.append((request.headers.get("X-A"), request.headers.get("X-B")))
+        return web.json_response({"done": True})
+
+    consumer = {"completion": completion(), "drop_headers": ["X-A"]}
+    site = await sites.broker(await sites.upstream(at_once), consumer=consumer, routes=ROUTES)
+
+    for path in SHAPES:
+        async with post(site, path, picture(), headers={"X-A": "1", "X-B": "2"}) as response:
+            assert response.status == 200
+    assert seen == [(None, "2")] * len(SHAPES)
+
+
 @pytest.mark.parametrize("work", ["..", "", [], {}, True, "x" * 2000])
 async def test_an_id_that_cannot_be_asked_for_is_none(sites: Sites, work: Any) -> None:
     asked: list[str] = []

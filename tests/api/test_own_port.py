@@ -114,6 +114,17 @@ async def test_the_consumer_sees_its_own_host_and_how_it_was_reached(sites: Site
         assert "x-forwarded-host" not in await heard(response)
 
 
+async def test_what_is_to_be_dropped_does_not_reach_the_consumer(sites: Sites) -> None:
+    site = await sites.broker(
+        await sites.upstream(echo), consumer={**OWN, "drop_headers": ["X-Conversation-Id"]}
+    )
+    for url in (site.own_url("/v1/chat"), site.url("/consumers/tts/v1/chat"), site.url("/v1/tts")):
+        sent = {"x-conversation-ID": "7", "X-Other": "8"}
+        async with site.client.post(url, headers=sent) as response:
+            seen = await heard(response)
+        assert (seen.get("x-conversation-id"), seen["x-other"]) == (None, "8")
+
+
 @pytest.mark.parametrize(
     ("lines", "status"),
     [

@@ -142,6 +142,10 @@ def test_a_key_that_no_client_can_send_is_refused(problems: Problems, key: str) 
         ),
         (_tts("deny: [DELETE]"), f"consumers.tts.deny[0]: {WHAT_A_PATTERN_IS}"),
         (
+            _tts("drop_headers: [X-A, X B]"),
+            "consumers.tts.drop_headers[1]: cannot be sent as a header",
+        ),
+        (
             _tts("headers: {Transfer-Encoding: chunked}"),
             "consumers.tts.headers.Transfer-Encoding: is the broker's to set",
         ),
