@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from typing import ClassVar
+import json
+from typing import Any, ClassVar
 
 from aiohttp import web
 
@@ -32,17 +33,50 @@ class Ollama(Service):
     routes: ClassVar = {
         "GET /api/version": "version",
         "GET /api/ps": "ps",
+        "GET /api/tags": "tags",
+        "POST /api/chat": "chat",
         "POST /api/generate": "generate",
+        "POST /api/pull": "pull",
     }
     jobs = ("POST /api/chat", "POST /v1/embeddings")
-    looks = ("GET /api/tags", "GET /v1/models", "HEAD /", "POST /api/pull")
-    dangers = ("DELETE /api/delete",)
+    looks = ("GET /api/tags", "GET /v1/models", "HEAD /", "HEAD /api/tags")
+    dangers = (
+        "DELETE /api/delete",
+        "HEAD /api/blobs/sha256:1",
+        "POST /api/copy",
+        "POST /api/create",
+        "POST /api/pull",
+        "POST /api/push",
+    )
 
     async def version(self, _: web.Request) -> web.Response:
         return ok({"version": "0.12"})
 
     async def ps(self, _: web.Request) -> web.Response:
         return ok({"models": [{"name": name, "size_vram": 5000} for name in sorted(self.held)]})
+
+    async def tags(self, _: web.Request) -> web.Response:
+        names = [each["id"] for each in self.pages["/v1/models"]["data"]]
+        details = {"format": "gguf", "family": "qwen3", "parameter_size": "8.2B"}
+        rest = {"size": 5_200_000_000, "digest": "500a1f067a9f", "details": details}
+        rest["modified_at"] = "2026-08-21T10:00:00Z"
+        return ok({"models": [{"name": name, "model": name, **rest} for name in names]})
+
+    async def chat(self, request: web.Request) -> web.StreamResponse:
+        model = request[BODY]["model"]
+        self.held.add(model)
+        response = web.StreamResponse(headers={"Content-Type": "application/x-ndjson"})
+        await response.prepare(request)
+        for word in ("the ", "cat ", ""):
+            line: dict[str, Any] = {"model": model, "created_at": "2026-08-21T10:00:00Z"}
+            line["message"] = {"role": "assistant", "content": word}
+            line |= {"done": not word} | ({} if word else {"done_reason": "stop"})
+            await response.write(json.dumps(line).encode() + b"\n")
+        return response
+
+    async def pull(self, _: web.Request) -> web.Response:
+        said = [{"status": "pulling manifest"}, {"status": "success"}]
+        return web.Response(text="".join(f"{json.dumps(each)}\n" for each in said))
 
     async def generate(self, request: web.Request) -> web.Response:
         body = request[BODY]
