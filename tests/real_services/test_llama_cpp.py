@@ -14,26 +14,17 @@ from typing import Any
 import pytest
 
 from tests.support.broker_process import BrokerProcess, serving
+from tests.support.installed import PYTHON, needs_python
 from tests.support.servers import free_port
-from tests.support.systemd import CHECKOUT
 
-PYTHON = Path(os.environ.get("MGPU_TEST_SERVICES", CHECKOUT / ".venv-services")) / "bin/python"
 QUESTION = {"messages": [{"role": "user", "content": "the cat sat on"}], "max_tokens": 8}
 
-pytestmark = [
-    pytest.mark.real_services,
-    pytest.mark.skipif(
-        not PYTHON.exists(), reason=f"there is no {PYTHON}: scripts/test-services makes it"
-    ),
-]
+pytestmark = [pytest.mark.real_services, needs_python]
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    file = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    script = Path(__file__).with_name("tiny_gguf.py")
-    subprocess.run([PYTHON, script, file], check=True, timeout=60)
-    return file
+@pytest.fixture
+def model(models: Path) -> Path:
+    return models / "tiny.gguf"
 
 
 @pytest.fixture

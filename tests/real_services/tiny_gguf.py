@@ -1,7 +1,8 @@
 """Writes a language model of random weights, half a megabyte small: ``tiny_gguf.py FILE``.
 
 The architecture is LLaMA's and the vocabulary bytes and a few words, so that real servers load it
-and say nonsense, quickly. It is run by the Python that has the server, not by the tests' own.
+and say nonsense, quickly: words without end, for as many tokens as were asked for. It is run by
+the Python that has the server, not by the tests' own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 import gguf
 import numpy as np
 
-WIDTH, INNER, HEADS, LAYERS, CONTEXT = 64, 128, 4, 2, 512
+WIDTH, INNER, HEADS, LAYERS, CONTEXT = 64, 128, 4, 2, 8192
 WORDS = "the a cat dog sat on mat ran and is was it"
 
 random = np.random.default_rng(0)
@@ -19,6 +20,13 @@ random = np.random.default_rng(0)
 
 def noise(*shape: int) -> object:
     return (random.standard_normal(shape) * 0.1).astype(np.float32)
+
+
+def only_words(tokens: int) -> object:
+    """The last layer: a word is always likelier than a byte, which may be no text, or an end."""
+    weights = np.zeros((tokens, WIDTH), np.float32)
+    weights[-len(WORDS.split()) :] = random.standard_normal((len(WORDS.split()), WIDTH)) * 2
+    return weights
 
 
 def main() -> None:
@@ -47,7 +55,7 @@ def main() -> None:
 
     writer.add_tensor("token_embd.weight", noise(len(tokens), WIDTH))
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
-    writer.add_tensor("output.weight", noise(len(tokens), WIDTH))
+    writer.add_tensor("output.weight", only_words(len(tokens)))
     for layer in range(LAYERS):
         for name in ("attn_norm", "ffn_norm"):
             writer.add_tensor(f"blk.{layer}.{name}.weight", np.ones(WIDTH, np.float32))

@@ -93,9 +93,10 @@ async def serving(
     *,
     env: Mapping[str, str] | None = None,
     ready: bool = True,
+    port: int | None = None,
 ) -> AsyncIterator[BrokerProcess]:
-    """Run a broker on a free port with this configuration until the body ends."""
-    port = free_port()
+    """Run a broker on this port, or a free one, with this configuration until the body ends."""
+    port = port or free_port()
     document = {
         **config,
         "server": {"listen": f"127.0.0.1:{port}", **config.get("server", {})},

@@ -10,9 +10,7 @@ import asyncio
 import itertools
 import json
 import struct
-import subprocess
 import time
-import urllib.request
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -23,12 +21,12 @@ from typing import Any
 import yaml
 from aiohttp import web
 
+from tests.support.real_program import real_program
 from tests.support.servers import free_port
 from tests.support.standin_consumer import Gate
 
 Graph = dict[str, Any]
 MAX_SIDE = 16384
-START_S = 120.0
 TOO_BIG_BYTES = 1 << 40
 OUTPUTS = frozenset({"SaveImage", "PreviewImage", "PreviewAny"})
 NODES = frozenset({"EmptyImage", "ImageBlur"}) | OUTPUTS
@@ -385,29 +383,9 @@ def real_comfyui(folder: Path, python: str, data: Path) -> Iterator[str]:
     for name in ("output", "temp", "user", "input"):
         (data / name).mkdir()
         command += [f"--{name}-directory", str(data / name)]
-    with (data / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, start_new_session=True
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_until_up(process, f"{url}/system_stats", data / "log")
+    url = f"http://127.0.0.1:{port}"
+    with real_program(command, up=f"{url}/system_stats", log=data / "log", cwd=folder):
         yield url
-    finally:
-        process.kill()
-        process.wait()
-
-
-def _wait_until_up(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while process.poll() is None and time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(url, timeout=5) as response:
-                if response.status == 200:
-                    return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError(f"ComfyUI did not start:\n{log.read_text()[-4000:]}")
 
 
 def completion() -> dict[str, Any]:

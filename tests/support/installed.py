@@ -1,0 +1,25 @@
+"""Where real services are, if they are installed; what needs them is skipped elsewhere."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.support.systemd import CHECKOUT
+
+PYTHON = Path(os.environ.get("MGPU_TEST_SERVICES", CHECKOUT / ".venv-services")) / "bin/python"
+"""Of the environment that ``scripts/test-services`` makes."""
+LLAMA_SERVER = Path(os.environ.get("MGPU_LLAMA_SERVER", "/nonexistent"))
+OPEN_WEBUI = Path(os.environ.get("MGPU_OPEN_WEBUI", "/nonexistent"))
+
+needs_python = pytest.mark.skipif(
+    not PYTHON.is_file(), reason=f"there is no {PYTHON}: scripts/test-services makes it"
+)
+needs_llama_server = pytest.mark.skipif(
+    not LLAMA_SERVER.is_file(), reason="MGPU_LLAMA_SERVER names no llama-server of llama.cpp's"
+)
+needs_open_webui = pytest.mark.skipif(
+    not OPEN_WEBUI.is_file(), reason="MGPU_OPEN_WEBUI names no open-webui"
+)
