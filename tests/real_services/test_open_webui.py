@@ -135,7 +135,12 @@ async def setup(ports: Ports, tmp_path: Path) -> AsyncIterator[Setup]:
         await service.start()
     at = {name: f"127.0.0.1:{port}" for name, port in vars(ports).items()}
     consumers: dict[str, dict[str, Any]] = {
-        "ollama": {"url": ollama.url, "listen": at["ollama"], "preset": "ollama"},
+        "ollama": {
+            "url": ollama.url,
+            "listen": at["ollama"],
+            "preset": "ollama",
+            "deny": ["DELETE /api/delete"],
+        },
         "comfyui": {
             "url": comfyui.url,
             "listen": at["comfyui"],
