@@ -6,7 +6,7 @@ Whoever implements one may take its time but never for ever: each call has a dea
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from mgpu.core.model import GpuReading
 
@@ -79,8 +79,11 @@ class ConsumerController(Protocol):
     is the consumer itself: that ends with ``close``.
     """
 
-    async def load(self, placement: Placement) -> None:
-        """Return when the consumer is ready to work; raise ``errors.LoadFailed`` otherwise."""
+    async def load(self, placement: Placement, body: Any = None) -> None:
+        """Return when the consumer is ready to work; raise ``errors.LoadFailed`` otherwise.
+
+        ``body``: what its load request is to say, placeholders included; None: what is configured.
+        """
 
     async def unload(self) -> None:
         """Return when the consumer has accepted to unload; raise ``errors.UnloadFailed``.

@@ -48,7 +48,7 @@ class Broker(Protocol):
     def new_job_id(self) -> str:
         """An id no other job has."""
 
-    def lease(
+    def lease(  # noqa: PLR0913 - what a job may ask for
         self,
         job: str,
         consumer: str,
@@ -56,17 +56,19 @@ class Broker(Protocol):
         priority: int | None = None,
         max_wait_s: float | None = None,
         idle_unload_s: float | None = None,
+        load_key: str | None = None,
     ) -> AbstractAsyncContextManager[Lease]:
         """Wait until the job may compute; leaving the context gives the lease back.
 
         ``idle_unload_s``: how long the consumer may be idle afterwards, infinity for ever.
+        ``load_key``: with what it must be loaded (``mgpu.config.residency``); None: with anything.
 
         A body that is cancelled ends the job as cancelled, any other exception as failed. Being
         cancelled while waiting takes the job out of the queue.
         """
 
-    async def load(self, consumer: str) -> None:
-        """Return when the consumer is resident."""
+    async def load(self, consumer: str, load_key: str | None = None) -> None:
+        """Return when the consumer is resident, loaded with this, or with anything (None)."""
 
     async def unload(self, consumer: str) -> None:
         """Return when the consumer is absent."""

@@ -13,6 +13,7 @@ from typing import Protocol
 from mgpu.broker.probing import Prober
 from mgpu.broker.sampling import Sampler
 from mgpu.broker.tasks import Tasks
+from mgpu.config.residency import load_body
 from mgpu.core.effects import (
     Abort,
     Answer,
@@ -122,7 +123,9 @@ class EffectRunner:
     async def _load(self, effect: StartLoad) -> None:
         error: str | None = BROKE
         try:
-            await self._controllers[effect.consumer].load(self._placement_of(effect.gpus))
+            body = None if effect.load_key is None else load_body(effect.load_key)
+            placement = self._placement_of(effect.gpus)
+            await self._controllers[effect.consumer].load(placement, body)
             error = None
         except LoadFailed as failure:
             error = failure.detail

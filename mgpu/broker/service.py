@@ -149,7 +149,7 @@ class Broker:
         return uuid.uuid4().hex
 
     @asynccontextmanager
-    async def lease(
+    async def lease(  # noqa: PLR0913 - what a job may ask for
         self,
         job: str,
         consumer: str,
@@ -157,11 +157,13 @@ class Broker:
         priority: int | None = None,
         max_wait_s: float | None = None,
         idle_unload_s: float | None = None,
+        load_key: str | None = None,
     ) -> AsyncIterator[Lease]:
         """Hold a lease on a consumer's GPUs for as long as the body runs.
 
         ``idle_unload_s``: how long the consumer may be idle after it, infinity for ever; None
-        stands, as for the others, for what the policy says.
+        stands, as for the others, for what the policy says. ``load_key``: with what the consumer
+        must be loaded (``mgpu.config.residency``); None: with anything.
 
         Raises an ``AdmissionError`` or ``LoadFailed`` when the job is refused, ``JobTimeout`` when
         the body ran longer than it may, and whatever the body raises.
@@ -173,6 +175,7 @@ class Broker:
             priority=priority,
             max_wait_s=max_wait_s,
             idle_unload_s=idle_unload_s,
+            load_key=load_key,
         )
         outcome = Outcome.FAILED
         try:
@@ -190,11 +193,16 @@ class Broker:
         finally:
             self._give_back(job, outcome)
 
-    async def load(self, consumer: str) -> None:
-        """Make a consumer resident; raises what a job for it would be refused with."""
-        job = self.new_job_id()
+    async def load(self, consumer: str, load_key: str | None = None) -> None:
+        """Make a consumer resident; raises what a job for it would be refused with.
+
+        ``load_key``: as for ``lease``; one that is loaded otherwise is loaded anew when it is idle.
+        """
+        job, now = self.new_job_id(), self._clock.now()
         try:
-            await self._admitted(JobArrived(self._clock.now(), job, consumer, kind=JobKind.LOAD))
+            await self._admitted(
+                JobArrived(now, job, consumer, kind=JobKind.LOAD, load_key=load_key)
+            )
         finally:
             self._give_back(job, Outcome.CANCELLED)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mgpu.config.model import Config, ConsumerConfig
+from mgpu.config.residency import load_key
 from mgpu.core.model import ConsumerPolicy, ConsumerState, Policy
 
 
@@ -35,6 +36,7 @@ def _consumer(name: str, config: ConsumerConfig) -> ConsumerPolicy:
         name=name,
         footprint_mib=footprint_mib,
         learns=config.footprint_mib == "auto",
+        load_key=load_key(config),
         tells_residency=config.resident is not None
         or (config.is_supervised and config.load is None and config.unload is None),
         # A preset knows what its service keeps, and not what this user's model takes.

@@ -11,11 +11,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import aiohttp
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception, retry_if_result
 
+from mgpu.config import gpu_placeholders
 from mgpu.config.model import CallConfig, ConsumerConfig, RequestConfig, UnloadConfig
 from mgpu.consumers.items import items, rendered
 from mgpu.consumers.probe import POLL_WAIT, ask_busy, evaluate, fetch, probe, wait_until
@@ -46,25 +48,29 @@ class HttpController:
         self._unloaded = False
         """Asked to unload, as far as known, and not to load since."""
 
-    async def load(self, placement: Placement) -> None:  # noqa: ARG002  no service takes it by HTTP
+    async def load(self, placement: Placement, body: Any = None) -> None:
         """Call the load route and wait until a probe confirms; raise ``LoadFailed``.
 
-        What a failed load left behind is unloaded, within the unload's own deadline.
+        ``body``: what it is to say instead of what is configured. What a failed load left behind is
+        unloaded, within the unload's own deadline.
         """
         if self._config.load is None:
             return
         deadline = asyncio.get_running_loop().time() + self._config.load.timeout_s
         try:
-            await self.load_until(deadline)
+            await self.load_until(deadline, placement, body)
         except LoadFailed:
             await self.clean_up()
             raise
 
-    async def load_until(self, deadline: float) -> None:
+    async def load_until(self, deadline: float, placement: Placement, body: Any = None) -> None:
         """Do the work of ``load`` without cleaning up, by loop time ``deadline`` at the latest."""
         call = self._config.load
         if call is None:
             return
+        if body is not None:
+            filled = gpu_placeholders.fill_json(body, placement)
+            call = call.model_copy(update={"body": filled})
         what = self._describe(call)
         heard = f"{what} needs no repeating"
         if call.repeatable or self._unloaded:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from mgpu.config import gpu_placeholders
 from mgpu.config.model import ConsumerConfig
@@ -44,10 +45,10 @@ class PlacedController:
         self._made: dict[Placement, ConsumerController] = {}
         self._last: ConsumerController | None = None
 
-    async def load(self, placement: Placement) -> None:
+    async def load(self, placement: Placement, body: Any = None) -> None:
         """Load the instance of this place; raise ``LoadFailed``."""
         self._last = self._at(placement)
-        await self._last.load(placement)
+        await self._last.load(placement, body)
 
     async def unload(self) -> None:
         """Unload the instance of the place where it lives; raise ``UnloadFailed``."""

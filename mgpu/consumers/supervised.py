@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import structlog
 
@@ -90,7 +90,7 @@ class SupervisedController:
         """Where its processes were to be found when its supervisor was last asked."""
         return self._whereabouts
 
-    async def load(self, placement: Placement) -> None:
+    async def load(self, placement: Placement, body: Any = None) -> None:
         """Start it if it is stopped, wait for the service, then call its load route.
 
         The service is there when its health probe says so; without one, when its supervisor's own
@@ -109,7 +109,7 @@ class SupervisedController:
                 with self._named(LoadFailed):
                     await self._supervisor.start(deadline - loop.time(), placement)
                 await self._wait_for_service(deadline)
-            await self._http.load_until(deadline)
+            await self._http.load_until(deadline, placement, body)
         except LoadFailed:
             await (self._stop_again() if to_be_stopped else self._http.clean_up())
             raise

@@ -38,13 +38,14 @@ def arrive(step: Step, event: JobArrived) -> None:
         state.next_seq,
         step.at,
         idle_unload_s=event.idle_unload_s,
+        load_key=event.load_key,
     )
     state.next_seq += 1
-    refusal = _refusal(step, consumer)
+    refusal = _refusal(step, consumer, job)
     if refusal is not None:
         step.emit(Finish(job.id, job.consumer, Outcome.REJECTED, refusal, Phases(), 0.0, priority))
         return
-    if event.kind is JobKind.LOAD and consumer.state is S.RESIDENT:
+    if event.kind is JobKind.LOAD and consumer.state is S.RESIDENT and consumer.suits(job):
         step.emit(Finish(job.id, job.consumer, Outcome.DONE, None, Phases(), 0.0, priority))
         return
     state.jobs[job.id] = job
@@ -65,7 +66,7 @@ def hold_to_bounds(step: Step, job_id: str) -> None:
         return
     refusal = _queue_full(step, state.consumers[job.consumer], own=1)
     if refusal is not None:
-        _end_waiting(step, job, Outcome.REJECTED, refusal)
+        refuse(step, job, refusal)
 
 
 def leave(step: Step, job: Job) -> None:
@@ -95,6 +96,11 @@ def refuse_waiting(
     """End all jobs that wait for a consumer."""
     for job in list(consumer.waiting):
         _end_waiting(step, job, outcome, refusal)
+
+
+def refuse(step: Step, job: Job, refusal: Refusal) -> None:
+    """End one job that waits."""
+    _end_waiting(step, job, Outcome.REJECTED, refusal)
 
 
 def grantable(state: State, consumer: Consumer) -> bool:
@@ -135,8 +141,9 @@ def grant(step: Step, consumer: Consumer, job: Job) -> None:
 
 def satisfy_loads(step: Step, consumer: Consumer) -> None:
     """End the jobs that only wanted a consumer resident, now that it is."""
-    for job in [job for job in consumer.waiting if job.kind is JobKind.LOAD]:
-        _end_waiting(step, job, Outcome.DONE, None)
+    for job in list(consumer.waiting):
+        if job.kind is JobKind.LOAD and consumer.suits(job):
+            _end_waiting(step, job, Outcome.DONE, None)
 
 
 def abort(step: Step, job: Job, refusal: Refusal) -> None:
@@ -193,7 +200,7 @@ def unlock(step: Step, consumer: Consumer) -> None:
             step.emit(LockReleased(index, consumer.name, step.at - since))
 
 
-def _refusal(step: Step, consumer: Consumer) -> Refusal | None:
+def _refusal(step: Step, consumer: Consumer, job: Job) -> Refusal | None:
     state = step.state
     if state.draining:
         return Refusal("draining", "the broker is shutting down", RETRY_GPU_S)
@@ -204,7 +211,8 @@ def _refusal(step: Step, consumer: Consumer) -> Refusal | None:
     if consumer.state in {S.COOLDOWN, S.QUARANTINED}:
         return cooldown_refusal(step, consumer)
     refusal = placement.never_fits(state, consumer) or _unhealthy(state, consumer)
-    if refusal is None and (consumer.waiting or not grantable(state, consumer)):
+    at_once = grantable(state, consumer) and consumer.suits(job)
+    if refusal is None and (consumer.waiting or not at_once):
         refusal = _queue_full(step, consumer, own=0)
     return refusal
 

@@ -23,11 +23,15 @@ class Phases:
 
 @dataclass(frozen=True, slots=True)
 class StartLoad:
-    """Make a consumer resident on these GPUs; answered with ``LoadEnded``."""
+    """Make a consumer resident on these GPUs; answered with ``LoadEnded``.
+
+    ``load_key``: with what a job wants it loaded; None: as it is configured.
+    """
 
     consumer: str
     attempt: int
     gpus: tuple[int, ...]
+    load_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,6 +59,7 @@ class JobArrived:
     """A job asks for its consumer. None stands for what the policy says.
 
     ``idle_unload_s``: how long its consumer may be idle after it; infinity is for ever.
+    ``load_key``: with what its consumer must be loaded; None: with anything.
     """
 
     at: float
@@ -68,6 +69,7 @@ class JobArrived:
     priority: int | None = None
     max_wait_s: float | None = None
     idle_unload_s: float | None = None
+    load_key: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

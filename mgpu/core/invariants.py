@@ -31,7 +31,7 @@ def check_effects(state: State, effects: list[Effect]) -> None:
         match effect:
             case Grant() | StartLoad() if state.paused:
                 raise InvariantError(f"paused, and yet: {effect}")
-            case StartLoad(name, _, gpus) if not state.swaps[name].forced:
+            case StartLoad(name, _, gpus, _) if not state.swaps[name].forced:
                 need_mib = vram.share_mib(state.consumers[name].footprint_mib, gpus)
                 for index in gpus:
                     free_mib = state.gpus[index].free_mib - state.policy.cushion_mib
@@ -50,6 +50,8 @@ def _check_consumer(state: State, consumer: Consumer) -> None:
         raise InvariantError(f"{name} computes while {where}")
     if (consumer.unload is not None) is not (where in {S.UNLOADING, S.QUARANTINED}):
         raise InvariantError(f"{name} is {where} with unload {consumer.unload}")
+    if any(job.load_key not in {None, consumer.loaded_key} for job in consumer.running.values()):
+        raise InvariantError(f"{name} computes for a job that wants it loaded otherwise")
     if len(consumer.running) > max(consumer.policy.concurrency, consumer.kept_running):
         raise InvariantError(f"{name} runs too many jobs")
     if len(consumer.waiting) > max(consumer.policy.max_queue, consumer.kept_waiting):

@@ -25,5 +25,7 @@ class Job:
     phases: Phases = field(default_factory=Phases)
     idle_unload_s: float | None = None
     """How long its consumer may be idle after it; None: as the policy says."""
+    load_key: str | None = None
+    """With what its consumer must be loaded; None: with anything."""
     aborted: Refusal | None = None
     """Why it was told to stop, if it was."""

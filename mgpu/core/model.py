@@ -103,6 +103,8 @@ class ConsumerPolicy:
     """A job that runs longer is cut off, and the consumer stopped; None: never."""
     learns: bool = False
     """Its footprint is what is measured (``footprint_mib: auto``); the one given here is 0."""
+    load_key: str = ""
+    """What its load makes resident: with another one, what it holds is not what it is to hold."""
     tells_residency: bool = False
     """Its probe says whether it is resident, so that nothing is to be concluded from its memory."""
 

@@ -42,7 +42,8 @@ def turns(state: State, at: float) -> list[Turn]:
     ranked: list[tuple[tuple[float, ...], Turn]] = []
     for consumer in state.consumers.values():
         if consumer.waiting:
-            job, overdue = consumer.waiting.head(at, state.policy.max_overtake_s)
+            held_key = None if strict else consumer.held_key
+            job, overdue = consumer.waiting.head(at, state.policy.max_overtake_s, held_key)
             key = (0, job.seq) if overdue else (1, -job.priority, *rank(consumer, job), job.seq)
             claim = _claim(state, consumer, job, at, overdue=overdue)
             ranked.append((key, Turn(consumer, job, strict or overdue, claim)))

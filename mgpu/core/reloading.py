@@ -4,7 +4,8 @@ Jobs that wait or run live on, also where a limit is now lower than their number
 who come. A consumer that the rules do not name any more takes no more jobs: those that wait for it
 are refused, those that run end in peace, then it is unloaded if there is a way to, and forgotten.
 What it holds after that is somebody else's memory like any other. Consumers are taken to be the
-same ones as before when they have the same name.
+same ones as before when they have the same name; one whose load is another one now leaves as soon
+as it is idle, since what it holds serves nobody any more (``mgpu.core.residency``).
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ def watch(step: Step) -> None:
         present = consumer.state in {S.RESIDENT, S.UNKNOWN}
         if consumer.retired and present and consumer.can_be_unloaded:
             unloading.drain(step, consumer, "taken out of the configuration")
+        elif consumer.outdated and consumer.state is S.RESIDENT and not consumer.busy:
+            unloading.drain(step, consumer, "its load has changed in the configuration")
 
 
 def forget(step: Step) -> None:

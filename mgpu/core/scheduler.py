@@ -5,7 +5,8 @@ events, waiting is an effect, and the same events give the same effects. One cal
 
 1. takes in what happened,
 2. looks whether memory that was given back shows,
-3. lets everybody leave while it is paused, and those who were taken out of the configuration,
+3. lets everybody leave while it is paused, and those who were taken out of the configuration or
+   are to be loaded otherwise than they are,
 4. takes every swap as far as it goes,
 5. asks for pinned consumers that are not there, or for those worth having when nobody waits,
 6. serves the waiting, in the order of ``mgpu.core.ordering``,
@@ -36,6 +37,7 @@ from mgpu.core import (
     preloading,
     probing,
     reloading,
+    residency,
     restarting,
     restoring,
     swapping,
@@ -373,6 +375,8 @@ def _serve(step: Step, turn: Turn) -> bool:
     consumer = turn.consumer
     match consumer.state:
         case S.RESIDENT:
+            if not consumer.suits(turn.job):
+                return residency.make_way(step, consumer, turn.job)
             if not admission.grantable(step.state, consumer):
                 return False
             admission.grant(step, consumer, turn.job)

@@ -37,7 +37,7 @@ class Claim:
         if consumer.name in self.over:
             return False
         came_before = waiting.oldest_seq() < self.seq
-        first = waiting.first()
+        first = waiting.first(consumer.held_key)
         if math.isinf(self.priority):
             return came_before or (self.batches and consumer.came_for(first))
         return first.priority > self.priority or (first.priority == self.priority and came_before)
@@ -145,6 +145,10 @@ class Consumer:
     """End of its cooldown or quarantine."""
     deaf_probes: int = 0
     """Probes in a row that found it running with nothing that listens."""
+    loaded_key: str = ""
+    """With what it was loaded last; empty: nobody knows, as it was not the broker that did it."""
+    loaded_by: str = field(init=False)
+    """Its policy's ``load_key`` when it was loaded, or found."""
     unload: Unload | None = None
     unload_requests: list[str] = field(default_factory=list)
     """People who wait for it to be unloaded."""
@@ -176,6 +180,7 @@ class Consumer:
     def __post_init__(self) -> None:
         """Begin as the policy says."""
         self.pinned = self.policy.pinned
+        self.loaded_by = self.policy.load_key
 
     @property
     def name(self) -> str:
@@ -183,13 +188,35 @@ class Consumer:
         return self.policy.name
 
     def came_for(self, job: Job) -> bool:
-        """Whether a job of its waited already when it came into memory: it is of that batch."""
-        return job.arrived_at <= self.resident_since
+        """Whether a job of its waited already when it came into memory: it is of that batch.
+
+        One that wants it loaded otherwise is not.
+        """
+        return job.arrived_at <= self.resident_since and self.suits(job)
 
     @property
     def can_be_unloaded(self) -> bool:
         """Whether the broker has a way to unload it, and any business to."""
         return self.policy.can_unload and not self.policy.vram_managed
+
+    @property
+    def can_be_reloaded(self) -> bool:
+        """Whether the broker has a way to load it otherwise than it is loaded."""
+        return self.policy.can_load and self.can_be_unloaded
+
+    @property
+    def outdated(self) -> bool:
+        """Whether it was loaded by other rules than the present ones, which can be mended."""
+        return self.can_be_reloaded and self.loaded_by != self.policy.load_key
+
+    @property
+    def held_key(self) -> str | None:
+        """With what it is loaded now; None: it is not."""
+        return self.loaded_key if self.state is ConsumerState.RESIDENT else None
+
+    def suits(self, job: Job) -> bool:
+        """Whether what it holds while resident is what a job asks for."""
+        return not self.outdated and job.load_key in {None, self.loaded_key}
 
     @property
     def stopping(self) -> bool:

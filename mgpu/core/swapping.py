@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import assert_never
 
-from mgpu.core import bandwidth, eviction, measuring, placement, unloading, vram
+from mgpu.core import bandwidth, eviction, measuring, placement, residency, unloading, vram
 from mgpu.core.admission import refuse_waiting, satisfy_loads
 from mgpu.core.effects import Evicted, FootprintLearned, LoadMeasured, Sample, StartLoad
 from mgpu.core.events import TimerKind
@@ -90,6 +90,11 @@ def resident_by_itself(step: Step, target: Consumer, reason: str) -> None:
 
     A swap that was making room for it is void; victims that were asked to leave do so.
     """
+    residency.found(target)
+    _is_resident(step, target, reason)
+
+
+def _is_resident(step: Step, target: Consumer, reason: str) -> None:
     step.state.swaps.pop(target.name, None)
     step.state.rooms.pop(target.name, None)
     target.leftover_mib = 0
@@ -223,6 +228,7 @@ def _load(step: Step, target: Consumer, swap: Swap) -> None:
     if not target.policy.can_load:
         # It loads with its first job; until then its memory is outstanding.
         step.emit(LoadMeasured(target.name, ok=True, seconds=None))
+        residency.found(target)
         _resident(step, target, swap, "room made; its first job loads it")
         state.rooms[target.name] = swap
         return
@@ -231,13 +237,14 @@ def _load(step: Step, target: Consumer, swap: Swap) -> None:
         target.assumed_mib = max(0, min(room_mib)) * len(swap.gpus)
     target.attempt += 1
     step.move(target, S.LOADING, "room made")
-    step.emit(StartLoad(target.name, target.attempt, swap.gpus))
+    load_key = residency.choose(step, target)
+    step.emit(StartLoad(target.name, target.attempt, swap.gpus, load_key))
 
 
 def _resident(step: Step, target: Consumer, swap: Swap, reason: str) -> None:
     assert swap.load_started_at is not None
     target.swap_times = SwapTimes(swap.started_at, swap.load_started_at, step.at)
-    resident_by_itself(step, target, reason)
+    _is_resident(step, target, reason)
 
 
 def _learn_footprint(step: Step, target: Consumer, swap: Swap, *, ok: bool) -> None:

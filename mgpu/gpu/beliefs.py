@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from mgpu.core.effects import Effect, StateChanged
 from mgpu.core.model import ConsumerPolicy, ConsumerState
@@ -59,8 +60,8 @@ class _Believed:
     inner: ConsumerController
     beliefs: Beliefs
 
-    async def load(self, placement: Placement) -> None:
-        await self.inner.load(placement)
+    async def load(self, placement: Placement, body: Any = None) -> None:
+        await self.inner.load(placement, body)
 
     async def unload(self) -> None:
         await self.inner.unload()

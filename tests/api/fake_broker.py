@@ -35,6 +35,7 @@ class Asked:
     priority: int | None
     max_wait_s: float | None
     idle_unload_s: float | None = None
+    load_key: str | None = None
 
 
 @dataclass
@@ -48,6 +49,7 @@ class FakeBroker:
     asked: dict[str, Asked] = field(default_factory=dict)
     outcomes: dict[str, str] = field(default_factory=dict)
     actions: list[str] = field(default_factory=list)
+    load_keys: list[str | None] = field(default_factory=list)
     states: dict[str, ConsumerState] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
     paused: bool = False
@@ -71,8 +73,9 @@ class FakeBroker:
         priority: int | None = None,
         max_wait_s: float | None = None,
         idle_unload_s: float | None = None,
+        load_key: str | None = None,
     ) -> AsyncIterator[FakeLease]:
-        self.asked[job] = Asked(consumer, priority, max_wait_s, idle_unload_s)
+        self.asked[job] = Asked(consumer, priority, max_wait_s, idle_unload_s, load_key)
         if self.refuse is not None:
             self._end(job, "rejected")
             raise self.refuse
@@ -95,8 +98,9 @@ class FakeBroker:
         finally:
             self._lock.release()
 
-    async def load(self, consumer: str) -> None:
+    async def load(self, consumer: str, load_key: str | None = None) -> None:
         await self._act("load", consumer, ConsumerState.RESIDENT)
+        self.load_keys.append(load_key)
 
     async def unload(self, consumer: str) -> None:
         await self._act("unload", consumer, ConsumerState.ABSENT)

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
@@ -52,13 +53,15 @@ class MemoryController:
     resident: bool = False
     probed: asyncio.Event = field(default_factory=asyncio.Event)
     placements: list[Placement] = field(default_factory=list)
+    bodies: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.may_load.set()
 
-    async def load(self, placement: Placement) -> None:
+    async def load(self, placement: Placement, body: Any = None) -> None:
         self.calls.append("load")
         self.placements.append(placement)
+        self.bodies.append(body)
         self.loading.set()
         await self.may_load.wait()
         if self.load_error is not None:

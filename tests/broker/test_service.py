@@ -31,6 +31,15 @@ class TestLease:
             assert desk.a.placements[0].uuids == ("GPU-0",)
         assert ends(desk) == [Outcome.DONE]
 
+    async def test_has_its_consumer_loaded_as_it_wants(self, desk: Bench) -> None:
+        async with desk.broker.lease("1", "a", load_key='{"body": {"ctx": 2}}'):
+            assert desk.a.bodies == [{"ctx": 2}]
+        async with desk.broker.lease("2", "a"):
+            pass
+        await desk.broker.load("a", '{"body": {"ctx": 3}}')
+        assert desk.a.bodies == [{"ctx": 2}, {"ctx": 3}]
+        assert desk.a.calls == ["load", "unload", "load"]
+
     async def test_carries_a_token_that_only_grows(self, desk: Bench) -> None:
         async with desk.broker.lease("1", "a") as first:
             pass

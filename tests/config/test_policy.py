@@ -95,6 +95,7 @@ def test_everything_of_a_consumer_is_handed_on() -> None:
         initially=ConsumerState.ABSENT,
         job_timeout_s=5,
         busy_timeout_s=4.0,
+        load_key='{"body": null, "method": "POST", "path": "/load", "port": null}',
         can_load=True,
         can_unload=True,
         can_escalate=True,

@@ -126,6 +126,24 @@ async def test_the_configured_request_is_what_arrives(
     assert "Cookie" not in headers
 
 
+async def test_a_body_that_a_load_is_given_takes_the_place_of_the_configured_one(
+    session: aiohttp.ClientSession, aiohttp_server: Serve
+) -> None:
+    heard: list[Any] = []
+
+    async def do(request: web.Request) -> web.Response:
+        heard.append(await request.json())
+        return web.Response()
+
+    server = await aiohttp_server(app(do=do))
+    call = route(body={"ctx": 1})
+    consumer = controller(session, str(server.make_url("")), load=call)
+    await consumer.load(Placement((1,), ("GPU-b",)), {"ctx": 2, "gpus": ["{gpu_index}"]})
+    await consumer.load(NOWHERE)
+
+    assert heard == [{"ctx": 2, "gpus": [1]}, {"ctx": 1}]
+
+
 async def test_a_configured_content_type_replaces_that_of_json(
     session: aiohttp.ClientSession, aiohttp_server: Serve
 ) -> None:

@@ -51,11 +51,13 @@ async def test_requests_name_the_gpu_that_was_chosen_and_later_the_one_it_lives_
     await placed.unload()
     places.reverse()
     await placed.unload()
+    await placed.load(FIRST, {"gpu": "{gpu_index}", "ctx": 2})
 
     assert heard == [
         ("/load/1", {"gpu": 1}),
         ("/unload", {"gpus": ["GPU-b"]}),
         ("/unload", {"gpus": ["GPU-a"]}),
+        ("/load/0", {"gpu": 0, "ctx": 2}),
     ]
     assert (await placed.probe()).gpus is None
     await placed.close()

@@ -138,7 +138,7 @@ async def test_with_endpoints_the_unit_is_started_first_and_then_only_the_endpoi
     )
     assert service.active == "active"
 
-    await both.load(NOWHERE)
+    await both.load(NOWHERE, {"ctx": 2})
     assert await service.heard() == ["POST /load", "POST /unload", "POST /load"]
 
 

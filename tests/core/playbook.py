@@ -182,8 +182,8 @@ class Playbook:
         assert job in self.state.jobs or job in self.ended
         return effects
 
-    def load(self, job: str, consumer: str) -> list[str]:
-        return self.arrive(job, consumer, kind=JobKind.LOAD)
+    def load(self, job: str, consumer: str, load_key: str | None = None) -> list[str]:
+        return self.arrive(job, consumer, kind=JobKind.LOAD, load_key=load_key)
 
     def leave(self, job: str) -> list[str]:
         return self.handle(JobLeft(self.now, job))
@@ -344,9 +344,9 @@ def shown(effects: Iterable[Effect]) -> list[str]:
 
 def _shown(effect: Effect) -> str:  # noqa: PLR0911 - one arm an effect
     match effect:
-        case StartLoad(consumer, _, gpus):
+        case StartLoad(consumer, _, gpus, load_key):
             where = "" if gpus == (0,) else f" on {', '.join(map(str, gpus))}"
-            return f"load {consumer}{where}"
+            return f"load {consumer}{where}" + (f" with {load_key}" if load_key else "")
         case StartUnload(consumer, _, escalate):
             return f"{'stop' if escalate else 'unload'} {consumer}"
         case Grant(job):

@@ -33,6 +33,10 @@ def unloads_without_record(state: State) -> None:
     state.consumers["d"].state = S.UNLOADING
 
 
+def computes_with_the_wrong_load(state: State) -> None:
+    state.jobs["1"].load_key = "other"
+
+
 def runs_too_many(state: State) -> None:
     job = state.consumers["b"].waiting.head(0.0, 1e9)[0]
     state.consumers["a"].running["2"] = job
@@ -110,6 +114,7 @@ def shares_a_victim(state: State) -> None:
     [
         (computes_while_absent, "a computes while absent"),
         (unloads_without_record, "d is unloading with unload None"),
+        (computes_with_the_wrong_load, "a computes for a job that wants it loaded otherwise"),
         (runs_too_many, "a runs too many jobs"),
         (queue_too_long, "a's queue is too long"),
         (loads_unasked, "c loads unasked"),

@@ -55,4 +55,4 @@ def test_a_queue_that_is_emptied_keeps_nothing() -> None:
     for each in reversed(jobs):
         waiting.remove(each)
     assert not waiting
-    assert (waiting._by_rank, list(waiting._by_arrival)) == ([], [])
+    assert (waiting._by_rank, list(waiting._by_arrival)) == ({}, [])

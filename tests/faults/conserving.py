@@ -26,7 +26,9 @@ def check(world: World, readable: Mapping[int, bool], read_at: float) -> None:
     if first is None:
         return
     consumer, job = first
-    if consumer.state is S.RESIDENT:
+    if consumer.state is S.RESIDENT and not consumer.suits(job):
+        hold(not _could_be_reloaded(consumer), f"{job.id} waits, and nobody makes way for its load")
+    elif consumer.state is S.RESIDENT:
         hold(not _could_compute(world, consumer, readable), f"{job.id} could compute and waits")
     elif consumer.state is S.ABSENT and consumer.name not in state.swaps:
         hold(
@@ -57,6 +59,12 @@ def _could_compute(world: World, consumer: Consumer, readable: Mapping[int, bool
         and not (exclusive and state.gpus[gpu].holders.keys() - {consumer.name})
         for gpu in consumer.gpus
     )
+
+
+def _could_be_reloaded(consumer: Consumer) -> bool:
+    """Whether nobody can do with what is loaded, so that it is to be loaded anew."""
+    others = any(consumer.suits(job) for job in consumer.waiting)
+    return not consumer.running and not consumer.busy and not others
 
 
 def _could_load(

@@ -19,7 +19,7 @@ from mgpu.core.events import Event, JobEnded, JobLeft, LoadEnded, UnloadEnded
 from mgpu.core.model import ConsumerState, GpuReading, Outcome
 from mgpu.simulation.agenda import Agenda
 from tests.faults.kinds import Fault
-from tests.faults.scenario import TOTAL_MIB, Scenario, Spec
+from tests.faults.scenario import OWN_KEY, TOTAL_MIB, Scenario, Spec
 
 LOAD_DEADLINE_S = 25.0
 UNLOAD_DEADLINE_S = 3.0
@@ -85,6 +85,8 @@ class Service:
     true_mib: int
     alive: bool = True
     loaded: bool = False
+    loaded_key: str = ""
+    """What it was told to load with; empty: it loaded by itself."""
     held_mib: dict[int, int] = field(default_factory=dict)
     generation: int = 0
     """Number of its process: what an older one had begun is void."""
@@ -141,13 +143,14 @@ class Machine:
         """A GPU as it is measured when all is well."""
         return GpuReading(index=gpu, total_mib=self.total_mib[gpu], free_mib=self.free_mib(gpu))
 
-    def take(self, service: Service, gpus: tuple[int, ...]) -> bool:
-        """Fill a service's memory, all of it or nothing."""
+    def take(self, service: Service, gpus: tuple[int, ...], key: str = "") -> bool:
+        """Fill a service's memory, all of it or nothing; ``key``: what it was told to load with."""
         self._set_held(service, {})
         share_mib = -(-service.true_mib // len(gpus))
         if any(gpu not in self.total_mib or share_mib > self.free_mib(gpu) for gpu in gpus):
             return False
         service.loaded = True
+        service.loaded_key = key
         self._set_held(service, dict.fromkeys(gpus, share_mib))
         return True
 
@@ -227,7 +230,9 @@ class Machine:
             self._loaded_in(LOAD_DEADLINE_S, service, effect, "it did not end in time")
             return
         service.alive = True
+        key = OWN_KEY if effect.load_key is None else effect.load_key
         if service.loaded:
+            service.loaded_key = key
             self._loaded_in(0.05, service, effect, None)
             return
         load_s = service.spec.load_s * (5.0 if fault is Fault.LOAD_SLOW else 1.0)
@@ -240,7 +245,7 @@ class Machine:
                 self.set_foreign(gpu, self.foreign_mib[gpu] + 1000 + round(8000 * amount))
             if fault is Fault.LOAD_FAILS:
                 trouble.append("it broke")
-            elif not self.take(service, effect.gpus):
+            elif not self.take(service, effect.gpus, key):
                 trouble.append("out of memory")
                 self.out_of_memory += 1
             elif fault is Fault.LOAD_LEAVES_MEMORY:

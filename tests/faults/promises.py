@@ -18,6 +18,7 @@ but no judgement is left to its code. A promise that a fault excuses says which.
    for nobody, and never one that must stay; who is brought back is in nobody's way.
 9. At rest nothing is running, reserved, locked, asked for or timed but the clocks of the idle.
 10. Queues and timers are bounded.
+11. A job never computes while its consumer is loaded otherwise than the job asked for.
 """
 
 from __future__ import annotations
@@ -337,6 +338,9 @@ class Promises:
         loads = service.spec.policy.can_load and not service.spec.policy.vram_managed
         there = service.loaded or service.doubtful or not loads
         hold(there, f"{job} is granted and {name} is not there")
+        wanted, key = state.jobs[job].load_key, service.loaded_key
+        asked_for = wanted is None or not service.loaded or service.doubtful or wanted == key
+        hold(asked_for, f"{job} wants {name} loaded with {wanted}, and it is with {key or 'what?'}")
         if state.policy.lock is LockMode.EXCLUSIVE:
             for other, lease in self._leases.items():
                 apart = lease.consumer == name or not set(lease.gpus) & set(grant.gpus)

@@ -7,8 +7,8 @@ what is left happens as it did before (``tests.faults.shrink``).
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 from mgpu.core.events import JobKind
 from mgpu.core.model import (
@@ -23,6 +23,9 @@ from mgpu.core.model import (
 from tests.faults.kinds import Fault, label
 
 TOTAL_MIB = 24576
+OWN_KEY = "own"
+"""What every consumer is loaded with when nobody wants it otherwise."""
+LOAD_KEYS = (OWN_KEY, "long", "wide")
 NAMES = ("image", "speech", "language", "vision", "music")
 
 
@@ -57,10 +60,13 @@ class Visit:
     priority: int | None = None
     wait_s: float | None = None
     idle_s: float | None = None
+    load_key: str | None = None
 
     def __str__(self) -> str:
         """The line of a story."""
-        return f"{self.at:8.3f}  {self.job} comes: {self.kind} {self.consumer} for {self.run_s} s"
+        wish = f", loaded with {self.load_key}" if self.load_key else ""
+        what = f"{self.kind} {self.consumer} for {self.run_s} s{wish}"
+        return f"{self.at:8.3f}  {self.job} comes: {what}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +111,8 @@ def draw(seed: int, *, jobs: int | None = None, kinds: Sequence[Fault] | None = 
     specs = tuple(_spec(chance, name, gpus) for name in NAMES[:count])
     number = chance.choice([2, 4, 6, 8, 12] * 2 + [30]) if jobs is None else jobs
     span_s = number * chance.choice([0.3, 1.0, 2.5])
-    lines: list[Line] = [_visit(chance, f"j{n}", span_s, specs) for n in range(number)]
+    visits = [_visit(chance, f"j{n}", span_s, specs) for n in range(number)]
+    lines: list[Line] = [*_with_keys(seed, visits)]
     if kinds is None:
         kinds = chance.sample(list(Fault), chance.choice([0, 1, 1, 2, 3, 4]))
     lines += [
@@ -172,6 +179,7 @@ def _spec(chance: random.Random, name: str, gpus: int) -> Spec:
         pinned=chance.random() < 0.08,
         idle_unload_s=chance.choice([None, None, None, 0.0, 2.0, 8.0]),
         initially=chance.choice([ConsumerState.UNKNOWN, initially, initially]),
+        load_key=OWN_KEY,
         job_timeout_s=chance.choice([12.0, 30.0]),
         busy_timeout_s=chance.choice([None, None, 6.0]),
     )
@@ -196,6 +204,18 @@ def _visit(chance: random.Random, job: str, span_s: float, specs: tuple[Spec, ..
         wait_s=chance.choice([None, None, None, 3.0, 100.0]),
         idle_s=chance.choice([None, None, None, None, 0.0, 4.0]),
     )
+
+
+def _with_keys(seed: int, visits: Sequence[Visit]) -> Iterator[Visit]:
+    """In every third history some jobs want their consumers loaded in a certain way.
+
+    Their chance is one of their own: without them, these histories are what they were.
+    """
+    chance = random.Random(f"load keys of {seed}")
+    some = chance.random() < 1 / 3
+    for visit in visits:
+        wanted = some and chance.random() < 0.5
+        yield replace(visit, load_key=chance.choice(LOAD_KEYS)) if wanted else visit
 
 
 def _strike(

@@ -41,7 +41,9 @@ def check(world: World, grant: Grant, granted: Job, job_s: float | None) -> None
             late = late and not excused
             hold(not late, f"{granted.id} overtakes {job.id}, which waits for too long")
             before = (-job.priority, job.seq) < (-granted.priority, granted.seq)
-            if before and not overdue and (same or strict):
+            others = same and not strict and job.priority == granted.priority
+            waits_for_a_load = others and not consumer.suits(job)
+            if before and not overdue and (same or strict) and not waits_for_a_load:
                 hold(condition=False, message=f"{granted.id} goes before {job.id}")
             if not (same or overdue or batch) and job.priority > granted.priority:
                 free = len(consumer.running) < consumer.policy.concurrency

@@ -289,7 +289,9 @@ class World:
         self.promises.comes(visit)
         v = visit
         self.post(
-            lambda at: JobArrived(at, v.job, v.consumer, v.kind, v.priority, v.wait_s, v.idle_s)
+            lambda at: JobArrived(
+                at, v.job, v.consumer, v.kind, v.priority, v.wait_s, v.idle_s, v.load_key
+            )
         )
 
     def _lasts(self, fault: Fault, subject: str | int = "") -> bool:
