@@ -33,11 +33,16 @@ async def status(request: web.Request) -> web.Response:
 
 
 async def load(request: web.Request) -> web.Response:
-    """Make a consumer resident; answers when it is."""
-    name = await _consumer(request)
+    """Make a consumer resident, with ``{"body": {...}}`` with these options; answers when it is."""
+    upstream = request.app[ROUTES].upstream(request.match_info["name"])
+    body = await _load_body(request)
+    try:
+        wanted = upstream.with_load_body(body)
+    except ValueError as error:
+        raise BadRequest(f"{upstream.name} takes no such load options: {error}.") from error
     broker = request.app[DEPS].broker
-    await broker.load(name)
-    return web.json_response(_consumer_document(broker.snapshot().consumers[name]))
+    await broker.load(upstream.name, wanted.load_key)
+    return web.json_response(_consumer_document(broker.snapshot().consumers[upstream.name]))
 
 
 async def unload(request: web.Request) -> web.Response:
@@ -132,8 +137,25 @@ async def _consumer(request: web.Request) -> str:
     return name
 
 
+async def _load_body(request: web.Request) -> dict[str, Any] | None:
+    """The load options of a request; None: there are none."""
+    options = await _options(request)
+    if options == {}:
+        return None
+    body = options.get("body") if isinstance(options, dict) else None
+    if not isinstance(body, dict) or len(options) > 1:
+        raise BadRequest('The body must be empty, {} or {"body": {…}}, with an object in it.')
+    return body
+
+
 async def _no_options(request: web.Request) -> None:
-    """Refuse a request that a page's form can make, or that wants something special.
+    """Refuse a request that wants something special."""
+    if await _options(request) != {}:
+        raise BadRequest("The body must be empty or {}: this takes no options.")
+
+
+async def _options(request: web.Request) -> Any:
+    """The JSON of a request, ``{}`` without any; refuse what a page's form can send.
 
     A browser sends forms and plain text to any site without asking; JSON it does not.
     """
@@ -143,11 +165,13 @@ async def _no_options(request: web.Request) -> None:
         raise UnsupportedMediaType("The body must be application/json, or empty.")
     body = await _read(request)
     try:
-        options = json.loads(body) if body.strip() else {}
-    except ValueError as error:
+        return json.loads(body, parse_constant=_no_number) if body.strip() else {}
+    except (ValueError, RecursionError) as error:
         raise BadRequest("The body is not JSON.") from error
-    if options != {}:
-        raise BadRequest("The body must be empty or {}: this takes no options.")
+
+
+def _no_number(word: str) -> None:
+    raise ValueError(f"{word} is no JSON")
 
 
 async def _read(request: web.Request) -> bytes:

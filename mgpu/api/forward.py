@@ -84,6 +84,7 @@ def lease_for(
         priority=_priority(request),
         max_wait_s=_max_wait_s(request, deps.config.scheduler.max_wait_s),
         idle_unload_s=_idle_unload_s(request),
+        load_key=upstream.load_key,
     )
 
 

@@ -96,12 +96,14 @@ def _delete(summary: str, *parameters: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _post(summary: str, answer: str, *parameters: dict[str, Any]) -> dict[str, Any]:
+def _post(
+    summary: str, answer: str, *parameters: dict[str, Any], schema: dict[str, Any] | None = None
+) -> dict[str, Any]:
     return {
         "post": {
             "summary": summary,
             "parameters": list(parameters),
-            "requestBody": {"content": _JSON},
+            "requestBody": {"content": {"application/json": {"schema": schema or _OBJECT}}},
             "responses": {
                 "200": {"description": answer, "content": _JSON},
                 "default": _PROBLEM,
@@ -110,8 +112,8 @@ def _post(summary: str, answer: str, *parameters: dict[str, Any]) -> dict[str, A
     }
 
 
-def _action(summary: str) -> dict[str, Any]:
-    return _post(summary, "Done: the consumer as in /api/status", _NAME)
+def _action(summary: str, schema: dict[str, Any] | None = None) -> dict[str, Any]:
+    return _post(summary, "Done: the consumer as in /api/status", _NAME, schema=schema)
 
 
 def _job(summary: str, *parameters: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +126,18 @@ def _job(summary: str, *parameters: dict[str, Any]) -> dict[str, Any]:
 
 
 _BY_MODEL = "A job for the consumer that serves the request's model, as at OpenAI"
-_JSON: dict[str, Any] = {"application/json": {"schema": {"type": "object"}}}
+_OBJECT: dict[str, Any] = {"type": "object"}
+_JSON: dict[str, Any] = {"application/json": {"schema": _OBJECT}}
+_LOAD: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "body": {
+            "type": "object",
+            "description": "Merged over the configured body of the load request (RFC 7396)",
+        }
+    },
+    "additionalProperties": False,
+}
 _OPEN: list[dict[str, Any]] = [{}]
 
 _MODEL = {"name": "model", "in": "path", "required": True, "schema": {"type": "string"}}
@@ -146,7 +159,9 @@ _PATHS = {
         ),
         **_delete("Take a job out of the queue, or stop it", _JOB_ID),
     },
-    "/api/consumers/{name}/load": _action("Make a consumer resident"),
+    "/api/consumers/{name}/load": _action(
+        "Make a consumer resident, loaded with these options if any are given", _LOAD
+    ),
     "/api/consumers/{name}/unload": _action("Make a consumer absent"),
     "/api/consumers/{name}/pin": _action("Keep a consumer in VRAM, and load it"),
     "/api/consumers/{name}/unpin": _action("Let a consumer be evicted again"),

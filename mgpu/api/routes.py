@@ -7,9 +7,11 @@ below a configured path is the request's, as it was sent.
 
 from __future__ import annotations
 
+import copy
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from aiohttp import web
 from yarl import URL
@@ -17,6 +19,7 @@ from yarl import URL
 from mgpu.api.paths import Target, read_target
 from mgpu.config.model import Config, ConsumerConfig
 from mgpu.config.patterns import Patterns
+from mgpu.config.residency import load_key
 from mgpu.config.workflow import Workflow, read
 from mgpu.errors import Forbidden, UnknownConsumer
 
@@ -38,6 +41,20 @@ class Upstream:
         self._lasting = Patterns(config.completion.requests if config.completion else ())
         self.completion = config.completion
         self.workflows = {name: read(each) for name, each in config.workflows.items()}
+        self._config = config
+        self.load_key: str | None = None
+        """With what jobs that come this way want it loaded; None: with anything."""
+
+    def with_load_body(self, options: Mapping[str, Any] | None) -> Upstream:
+        """The same consumer for jobs that want it loaded with these options, if any.
+
+        Raises ``ValueError`` where it cannot be.
+        """
+        if options is None:
+            return self
+        wanted = copy.copy(self)
+        wanted.load_key = load_key(self._config, options)
+        return wanted
 
     def url(self, path: str, query: str) -> URL:
         """The URL of a path and a query that are encoded already."""
@@ -96,7 +113,7 @@ class Routes:
         upstreams = {name: Upstream(name, each) for name, each in config.consumers.items()}
         self._jobs = {
             _segments(path): _JobRoute(
-                upstream := upstreams[route.consumer],
+                upstream := upstreams[route.consumer].with_load_body(route.load_body),
                 URL.build(path=route.path).raw_path.rstrip("/"),
                 None if route.workflow is None else upstream.workflows[route.workflow],
             )

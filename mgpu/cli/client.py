@@ -71,9 +71,13 @@ class Client:
         """Return the JSON answer; raise ``BrokerSaidNo`` or ``CannotReach``."""
         return self._exchange("GET", path, timeout_s).run(self._judge)
 
-    def post(self, path: str, *, timeout_s: float) -> Any:
-        """Return the JSON answer, None for an empty one; raise as ``get`` does."""
-        return self._exchange("POST", path, timeout_s).run(self._judge)
+    def post(
+        self, path: str, document: Mapping[str, Any] | None = None, *, timeout_s: float
+    ) -> Any:
+        """Send JSON, if any; return the JSON answer, None for an empty one; raise as ``get``."""
+        body = None if document is None else json.dumps(document).encode()
+        headers = {} if body is None else {"Content-Type": "application/json"}
+        return self._exchange("POST", path, timeout_s, body, headers).run(self._judge)
 
     def delete(self, path: str, *, timeout_s: float) -> Any:
         """Return the JSON answer; raise as ``get`` does."""

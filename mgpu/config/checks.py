@@ -14,7 +14,15 @@ from typing import Any
 
 from yarl import URL
 
-from mgpu.config import api_key, completions, gpu_placeholders, keys, listen, patterns
+from mgpu.config import (
+    api_key,
+    completions,
+    gpu_placeholders,
+    keys,
+    listen,
+    patterns,
+    residency,
+)
 from mgpu.config.model import Config, ConsumerConfig
 from mgpu.config.problems import Finding, KeyPath, did_you_mean
 
@@ -44,6 +52,7 @@ def check(config: Config, consumers: Collection[str] | None) -> Iterator[Finding
     if consumers is not None:
         yield from _references(config, consumers)
     yield from completions.check_routes(config)
+    yield from _load_bodies(config)
     for path in config.routes:
         yield from _route(path)
         if path != "/" and path.endswith("/") and path.rstrip("/") in config.routes:
@@ -273,6 +282,22 @@ def _references(config: Config, consumers: Collection[str]) -> Iterator[Finding]
         if name not in consumers:
             hint = did_you_mean(name, consumers, what="consumers")
             yield Finding(path, f"no consumer is called {name!r}; {hint}")
+
+
+def _load_bodies(config: Config) -> Iterator[Finding]:
+    """Find routes whose load options no load can be given."""
+    for path, route in config.routes.items():
+        key_path = ("routes", path, "load_body")
+        consumer = config.consumers.get(route.consumer)
+        if route.load_body is None or consumer is None:
+            continue
+        try:
+            residency.load_key(consumer, route.load_body)
+        except ValueError as error:
+            message = f"{route.consumer} takes no such load options: {error}"
+            yield Finding(key_path, message, (("consumers", route.consumer),))
+        for message in gpu_placeholders.slips_in(route.load_body):
+            yield Finding(key_path, message)
 
 
 def _route(path: str) -> Iterator[Finding]:

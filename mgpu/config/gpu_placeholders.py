@@ -117,12 +117,17 @@ def slips(config: ConsumerConfig) -> Iterator[tuple[KeyPath, str]]:
             if not (each and path[0] == "unload" and name == ITEM):
                 yield path, _stands_for_nothing(name)
     for path, value in values:
-        for name in mistyped(value):
-            yield path, _stands_for_nothing(name)
+        for message in slips_in(value):
+            yield path, message
     for key, probed in (("health", config.health), ("resident", config.resident)):
         if probed is not None and used(probed.path):
             message = "a placeholder can stand only in load, unload, and what starts a consumer"
             yield (key, "path"), message
+
+
+def slips_in(value: Any) -> Iterator[str]:
+    """What is wrong with the names in braces of a JSON value."""
+    return map(_stands_for_nothing, mistyped(value))
 
 
 def _places(

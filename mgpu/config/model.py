@@ -323,6 +323,7 @@ class RouteConfig(Section):
     consumer: str
     path: UrlPath
     workflow: str | None = None
+    load_body: dict[str, Any] | None = None
 
 
 class JobsConfig(Section):

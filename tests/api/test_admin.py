@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import pytest
+from aiohttp import web
 
 from mgpu import errors
 from mgpu.api.deps import Limits
+from mgpu.config.residency import load_body
 from tests.api.conftest import Sites
 from tests.api.fake_broker import FakeBroker
 
@@ -101,6 +103,76 @@ async def test_a_consumer_is_loaded_and_unloaded(
             assert response.status == 200
             assert (await response.json())["state"] == state
     assert site.broker.actions == ["load tts", "unload tts"]
+
+
+LOADABLE = {"load": {"path": "/load", "body": {"ctx": 1}}, "unload": {"path": "/unload"}}
+
+
+async def test_a_consumer_is_loaded_with_options(sites: Sites) -> None:
+    site = await sites.broker(consumer=LOADABLE)
+    url = site.url("/api/consumers/tts/load")
+
+    for body in ({}, {"body": {"ctx": 2}}):
+        async with site.client.post(url, json=body) as response:
+            assert response.status == 200
+
+    plain, with_options = site.broker.load_keys
+    assert plain is None
+    assert with_options is not None
+    assert load_body(with_options) == {"ctx": 2}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"body": 1}',
+        b'{"body": null}',
+        b'{"body": {}, "more": 1}',
+        b'{"body": {"ctx": NaN}}',
+        b'{"body": {"ctx": 1e999}}',
+        b'{"body": ' + b'{"a":' * 900 + b"1" + b"}" * 900 + b"}",
+        b'{"body": ' + b"[" * 30_000 + b"]" * 30_000 + b"}",
+    ],
+    ids=["number", "null", "more", "nan", "infinite", "deep", "deeper"],
+)
+async def test_options_that_make_no_sense_are_refused(sites: Sites, body: bytes) -> None:
+    site = await sites.broker(consumer=LOADABLE)
+
+    async with site.client.post(
+        site.url("/api/consumers/tts/load"),
+        data=body,
+        headers={"Content-Type": "application/json"},
+    ) as response:
+        assert response.status == 400
+    assert not site.broker.actions
+
+
+async def test_a_consumer_that_takes_no_options_says_why(sites: Sites) -> None:
+    site = await sites.broker()
+
+    url = site.url("/api/consumers/tts/load")
+    async with site.client.post(url, json={"body": {"ctx": 2}}) as response:
+        assert response.status == 400
+        document = await response.json(content_type="application/problem+json")
+    assert "tts takes no such load options: it has no load request" in document["detail"]
+
+
+async def test_a_job_asks_for_what_its_route_says(sites: Sites) -> None:
+    long = {"consumer": "tts", "path": "/tts", "load_body": {"ctx": 2}}
+
+    async def answer(_: web.BaseRequest) -> web.StreamResponse:
+        return web.Response()
+
+    url = await sites.upstream(answer)
+    site = await sites.broker(url, consumer=LOADABLE, routes={"/v1/long": long})
+    for path in ("/v1/long", "/consumers/tts/tts"):
+        async with site.client.post(site.url(path)) as response:
+            assert response.status == 200
+
+    first, second = [asked.load_key for asked in site.broker.asked.values()]
+    assert first is not None
+    assert load_body(first) == {"ctx": 2}
+    assert second is None
 
 
 async def test_a_consumer_is_pinned_and_unpinned(sites: Sites) -> None:

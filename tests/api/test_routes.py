@@ -5,6 +5,7 @@ import pytest
 from mgpu.api.paths import read_target
 from mgpu.api.routes import Routes, did_you_mean
 from mgpu.config.model import Config
+from mgpu.config.residency import load_body
 from mgpu.errors import UnknownConsumer
 
 ROUTES = Routes(
@@ -86,3 +87,22 @@ def test_an_unknown_consumer_is_answered_with_the_nearest_name() -> None:
 
 def test_nothing_near_gives_no_advice() -> None:
     assert did_you_mean("zzzz", ["tts"]) == ""
+
+
+def test_the_jobs_of_a_route_want_their_consumer_loaded_with_its_options() -> None:
+    consumer = {
+        "url": "http://127.0.0.1:8001",
+        "load": {"path": "/load", "body": {"ctx": 1}},
+        "unload": {"path": "/unload"},
+    }
+    long = {"consumer": "llm", "path": "/chat", "load_body": {"ctx": 2}}
+    plain = {"consumer": "llm", "path": "/chat"}
+    config = {"consumers": {"llm": consumer}, "routes": {"/long": long, "/plain": plain}}
+    routes = Routes(Config.model_validate(config))
+
+    keys = [job[0].load_key for p in ("/long", "/plain") if (job := routes.job(read_target(p)))]
+
+    assert keys[1] is None
+    assert keys[0] is not None
+    assert load_body(keys[0]) == {"ctx": 2}
+    assert routes.upstream("llm").load_key is None

@@ -69,3 +69,40 @@ async def test_a_name_stays_one_segment_of_the_path(
 
 async def test_a_name_is_required(mgpu: Mgpu) -> None:
     assert (await mgpu("load")).exit_code == 2
+
+
+async def test_a_load_takes_options(mgpu: Mgpu, start_broker: StartBroker) -> None:
+    told: list[Any] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        told.append((request.content_type, await request.json()))
+        return web.json_response({})
+
+    server = await start_broker(answer)
+    settings = ["ctx=32768", "options.voice=de", "options.speed=1.5", "options.x=null", "e==", "n="]
+    words = [word for setting in settings for word in ("--set", setting)]
+    result = await mgpu("load", "llm", *words, "--url", str(server.make_url("")))
+
+    assert result.exit_code == 0
+    options = {"voice": "de", "speed": 1.5, "x": None}
+    body = {"ctx": 32768, "options": options, "e": "=", "n": ""}
+    assert told == [("application/json", {"body": body})]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["ctx"], "must be KEY=VALUE"),
+        (["=1"], "must be KEY=VALUE"),
+        (["a..b=1"], "must be KEY=VALUE"),
+        (["a=1", "a.b=2"], "a has a value of its own"),
+    ],
+)
+async def test_an_option_that_is_none_is_bad_usage(
+    mgpu: Mgpu, settings: list[str], said: str
+) -> None:
+    words = [word for setting in settings for word in ("--set", setting)]
+    result = await mgpu("load", "llm", *words)
+
+    assert result.exit_code == 2
+    assert said in " ".join(result.output.replace("│", " ").split())

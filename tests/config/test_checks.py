@@ -329,3 +329,45 @@ def test_a_folder_is_found_from_the_files_own_and_numbers_are_text(
     consumer = loaded(_tts(keys)).consumers["tts"]
     assert consumer.cwd == tmp_path / "models"
     assert consumer.environment == {"CUDA_VISIBLE_DEVICES": "0"}
+
+
+LLM = """\
+consumers:
+  llm: {url: "http://127.0.0.1:8001", load: {path: /load, body: {ctx: 1}}, unload: {path: /unload}}
+  lazy: {url: "http://127.0.0.1:8002", unload: {path: /unload}}
+routes:
+"""
+
+
+def test_a_route_may_have_load_options(loaded: Load) -> None:
+    route = '  /v1/long: {consumer: llm, path: /, load_body: {ctx: 2, gpu: "{gpu_index}"}}'
+    assert loaded(LLM + route).routes["/v1/long"].load_body == {"ctx": 2, "gpu": "{gpu_index}"}
+
+
+@pytest.mark.parametrize(
+    ("route", "problem"),
+    [
+        (
+            "{consumer: lazy, path: /, load_body: {ctx: 2}}",
+            "lazy takes no such load options: it has no load request to send them with",
+        ),
+        (
+            '{consumer: llm, path: /, load_body: {gpu: "{gpu_indx}"}}',
+            "{gpu_indx} stands for nothing; did you mean gpu_index?",
+        ),
+        ("{consumer: llm, path: /, load_body: [1]}", "must be a mapping"),
+    ],
+)
+def test_load_options_that_no_load_can_be_given_are_refused(
+    problems: Problems, route: str, problem: str
+) -> None:
+    (found,) = problems(f"{LLM}  /v1/long: {route}")
+    assert found.startswith("5: routes./v1/long.load_body: ")
+    assert problem in found
+
+
+def test_load_options_of_a_consumer_that_is_not_there_are_not_looked_at(
+    problems: Problems,
+) -> None:
+    (found,) = problems(f"{LLM}  /v1/long: {{consumer: none, path: /, load_body: {{ctx: 2}}}}")
+    assert "no consumer is called 'none'" in found

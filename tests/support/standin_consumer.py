@@ -101,11 +101,15 @@ class StandinConsumer:
         """The bodies of its load and unload requests."""
         self._referee = referee
         self.loaded = False
+        self.loaded_with: dict[str, Any] = {}
+        """What its last load was told; one that is loaded already hears of nothing else."""
         self.busy = False
         """It computes for somebody who came to it directly."""
         self.loads = 0
         self.unloads = 0
         self.jobs = 0
+        self.served_with: list[tuple[str, dict[str, Any]]] = []
+        """What each job said that it wants (``X-Wants``), and what it was loaded with then."""
         self.aborted = 0
         self.abortion = asyncio.Event()
         self.load_status = 200
@@ -212,14 +216,17 @@ class StandinConsumer:
             await asyncio.sleep(self.load_s)
             self.hold(self.footprint_mib)
             self.loaded = True
+            self.loaded_with = self.told[-1] if self.told else {}
             self.loaded_at = self.now
 
     async def _hear(self, request: web.Request) -> None:
-        """Note where it is told to load, and hold memory there from now on."""
+        """Note what it is told, and where to load: it holds memory there from now on."""
         if not request.can_read_body:
             return
         told = await request.json()
         self.told.append(told)
+        if "gpus" not in told:
+            return
         gpus = str(told["gpus"]).split(",")
         self._close_memories()
         self._places = [self._places[0].parent / gpu for gpu in gpus]
@@ -261,6 +268,7 @@ class StandinConsumer:
     async def _job(self, request: web.Request) -> web.Response:
         async with self.computing():
             body = await request.read()
+            self.served_with.append((request.headers.get("X-Wants", ""), self.loaded_with))
             await self.job_gate.passes()
             if self.lazy:
                 await self._take_memory()
