@@ -192,6 +192,11 @@ def gone(name: str) -> Refusal:
     return Refusal("unknown-consumer", f"{name} was taken out of the configuration")
 
 
+def loaded_only_so(consumer: Consumer) -> Refusal:
+    """Why a job is not served that wants a consumer loaded as it cannot be."""
+    return Refusal("bad-request", f"{consumer.name} has no way to be loaded as the job wants it")
+
+
 def unlock(step: Step, consumer: Consumer) -> None:
     """Let others compute on a consumer's GPUs."""
     for index in consumer.gpus:
@@ -206,6 +211,8 @@ def _refusal(step: Step, consumer: Consumer, job: Job) -> Refusal | None:
         return Refusal("draining", "the broker is shutting down", RETRY_GPU_S)
     if consumer.retired:
         return gone(consumer.name)
+    if job.load_key is not None and not consumer.policy.can_load:
+        return loaded_only_so(consumer)
     if state.paused:
         return Refusal("paused", "the broker is paused: mgpu resume ends it", RETRY_PAUSED_S)
     if consumer.state in {S.COOLDOWN, S.QUARANTINED}:

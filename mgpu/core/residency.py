@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from mgpu.core import admission, unloading
 from mgpu.core.jobs import Job
-from mgpu.core.model import Refusal
 from mgpu.core.state import Consumer
 from mgpu.core.step import Step
 
@@ -44,8 +43,7 @@ def make_way(step: Step, consumer: Consumer, job: Job) -> bool:
     Where there is no way to load it otherwise the job is refused.
     """
     if not consumer.can_be_reloaded:
-        detail = f"{consumer.name} is loaded otherwise, and has no way to be loaded anew"
-        admission.refuse(step, job, Refusal("bad-request", detail))
+        admission.refuse(step, job, admission.loaded_only_so(consumer))
         return True
     if consumer.running or consumer.busy:
         return False

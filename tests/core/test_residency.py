@@ -110,8 +110,9 @@ class TestAJobThatWantsItOtherwise:
         assert play.arrive("2", "a", load_key="long") == ["grant 2"]
 
     def test_is_refused_by_one_that_its_first_job_loads(self) -> None:
-        play = Playbook(absent("a", can_load=False))
+        play = Playbook(absent("a", can_load=False), resident("b"), total_mib=12000)
         assert play.arrive("1", "a", load_key="long") == ["rejected 1: bad-request"]
+        assert play.states() == {"a": "absent", "b": "resident"}
 
     def test_has_to_wait_and_so_needs_a_place_in_the_queue(self) -> None:
         play = loaded("long")
