@@ -234,7 +234,7 @@ def test_a_units_processes_are_known_by_its_control_group(systemd: Systemd) -> N
 
 @pytest.fixture(scope="module")
 def version_2(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    with running(DockerdOnVersion2(tmp_path_factory.mktemp("version-2"))) as one:
+    with running(DockerdOnVersion2(tmp_path_factory.mktemp("v"))) as one:
         yield one
 
 
@@ -277,13 +277,14 @@ async def test_a_containers_processes_are_known_by_their_control_group(
 
 
 async def test_a_container_whose_control_group_is_a_scope_of_systemds_is_known_by_it(
-    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     if reason := missing():
         pytest.skip(reason)
+    folder = tmp_path_factory.mktemp("s")  # shortly, as the sockets in it must not exceed 104
     with (
-        running_systemd(tmp_path, version="2") as systemd,
-        running(DockerdUnderSystemd(tmp_path, systemd)) as engine,
+        running_systemd(folder, version="2") as systemd,
+        running(DockerdUnderSystemd(folder, systemd)) as engine,
     ):
         await engine.create("scope", "/bin/sleep", "1000")
         await engine.do("scope", "start")

@@ -18,6 +18,7 @@ import tarfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -64,13 +65,13 @@ class Engine(ABC):
         self.wait_for(lambda: service.poll() is None)
 
     def wait_for(self, runs: Callable[[], bool]) -> None:
-        """Poll until it listens, of which it does not tell, for as long as it runs."""
+        """Poll until it answers, of which it does not tell, for as long as it runs."""
         deadline = time.monotonic() + START_TIMEOUT_S
-        while not self._listens():
+        while not self._answers():
             if not runs():
                 words = self._log.read_text(errors="replace").strip().splitlines()[-1:]
                 pytest.skip(f"{type(self).__name__} does not run here: {' '.join(words)}")
-            assert time.monotonic() < deadline, f"nobody listens at {self.socket}; see {self._log}"
+            assert time.monotonic() < deadline, f"nobody answers at {self.socket}; see {self._log}"
             time.sleep(0.02)
 
     def stop(self) -> None:
@@ -145,24 +146,24 @@ class Engine(ABC):
     def environment(self) -> dict[str, str]:
         return dict(os.environ)
 
-    def _listens(self) -> bool:
-        with socket.socket(socket.AF_UNIX) as client:
-            try:
-                client.connect(str(self.socket))
-            except (FileNotFoundError, ConnectionRefusedError):
-                return False
-            return True
+    def _answers(self) -> bool:
+        # An engine listens before it can do anything, and may give up after that.
+        try:
+            return self._call("GET", "/_ping")[0] == http.client.OK
+        except (OSError, http.client.HTTPException):
+            return False
 
     def _call(self, method: str, path: str, body: bytes | None = None) -> tuple[int, str]:
         """One request, from wherever the test is: its event loop need not run, nor stand still."""
-        connection = http.client.HTTPConnection("localhost", timeout=START_TIMEOUT_S)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(START_TIMEOUT_S)
-        connection.sock.connect(str(self.socket))
         kind = "application/json" if "json" in path or "containers" in path else "application/x-tar"
-        connection.request(method, path, body, {"Content-Type": kind, "Connection": "close"})
-        with connection.getresponse() as response:
-            return response.status, response.read().decode()
+        headers = {"Content-Type": kind, "Connection": "close"}
+        with closing(http.client.HTTPConnection("localhost")) as connection:
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(START_TIMEOUT_S)
+            connection.sock.connect(str(self.socket))
+            connection.request(method, path, body, headers)
+            with connection.getresponse() as response:
+                return response.status, response.read().decode()
 
 
 def _described(command: tuple[str, ...], other: dict[str, Any]) -> dict[str, Any]:

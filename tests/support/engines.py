@@ -120,18 +120,19 @@ class DockerdUnderSystemd(Dockerd):
             "[Unit]\nRequires=dbus.socket\n[Service]\nExecStart=/usr/bin/dbus-daemon --system "
             "--address=systemd: --nofork --nopidfile --systemd-activation\n"
         ),
-        "docker.service": "[Service]\nExecStart={command}\nDelegate=yes\nKillMode=process\n",
+        "docker.service": "[Service]\nExecStart={command}\nDelegate=yes\nKillMode=process\n"
+            "StandardOutput=append:{log}\nStandardError=append:{log}\n",
     }
 
     def __init__(self, folder: Path, systemd: Systemd) -> None:
         super().__init__(folder)
-        self._log = folder / "systemd.log"
+        self._log = folder / "docker.log"
         self._systemd = systemd
 
     def start(self) -> None:
         command = shlex.join((str(shutil.which("dockerd")), *self.options("systemd")))
         for name, text in self._UNITS.items():
-            self._systemd.write_unit(name, text.format(command=command))
+            self._systemd.write_unit(name, text.format(command=command, log=self._log))
         self._systemd.systemctl("start", "dbus.service", "docker.service").check_returncode()
         self.wait_for(lambda: self._systemd.show("docker.service", "ActiveState") == "active")
 
@@ -158,15 +159,18 @@ def running(one: Engine) -> Iterator[Engine]:
 
 @pytest.fixture(scope="session")
 def podman(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    """One for all the tests of a process; each test brings containers of its own name."""
-    with running(Podman(tmp_path_factory.mktemp("podman"))) as one:
+    """One for all the tests of a process; each test brings containers of its own name.
+
+    Folders are named shortly: Podman takes no path over 50 characters, sockets none over 104.
+    """
+    with running(Podman(tmp_path_factory.mktemp("p"))) as one:
         yield one
 
 
 @pytest.fixture(scope="session")
 def docker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     """As ``podman``."""
-    with running(Dockerd(tmp_path_factory.mktemp("docker"))) as one:
+    with running(Dockerd(tmp_path_factory.mktemp("d"))) as one:
         yield one
 
 
