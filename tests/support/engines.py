@@ -121,7 +121,7 @@ class DockerdUnderSystemd(Dockerd):
             "--address=systemd: --nofork --nopidfile --systemd-activation\n"
         ),
         "docker.service": "[Service]\nExecStart={command}\nDelegate=yes\nKillMode=process\n"
-            "StandardOutput=append:{log}\nStandardError=append:{log}\n",
+        "StandardOutput=append:{log}\nStandardError=append:{log}\n",
     }
 
     def __init__(self, folder: Path, systemd: Systemd) -> None:
