@@ -45,10 +45,16 @@ def turns(state: State, at: float) -> list[Turn]:
             held_key = None if strict else consumer.held_key
             job, overdue = consumer.waiting.head(at, state.policy.max_overtake_s, held_key)
             key = (0, job.seq) if overdue else (1, -job.priority, *rank(consumer, job), job.seq)
-            claim = _claim(state, consumer, job, at, overdue=overdue)
-            ranked.append((key, Turn(consumer, job, strict or overdue, claim)))
+            may = _claim(state, consumer, job, at, overdue=overdue)
+            ranked.append((key, Turn(consumer, job, strict or overdue, may)))
     ranked.sort(key=lambda entry: entry[0])
     return [turn for _, turn in ranked]
+
+
+def claim(state: State, consumer: Consumer, at: float) -> Claim:
+    """What the job of a consumer that is next may take; it has one."""
+    job, overdue = consumer.waiting.head(at, state.policy.max_overtake_s)
+    return _claim(state, consumer, job, at, overdue=overdue)
 
 
 def _claim(state: State, consumer: Consumer, job: Job, at: float, *, overdue: bool) -> Claim:

@@ -9,9 +9,19 @@ usual reason.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import assert_never
 
-from mgpu.core import bandwidth, eviction, measuring, placement, residency, unloading, vram
+from mgpu.core import (
+    bandwidth,
+    eviction,
+    measuring,
+    ordering,
+    placement,
+    residency,
+    unloading,
+    vram,
+)
 from mgpu.core.admission import refuse_waiting, satisfy_loads
 from mgpu.core.effects import Evicted, FootprintLearned, LoadMeasured, Sample, StartLoad
 from mgpu.core.events import TimerKind
@@ -212,6 +222,7 @@ def _fits(state: State, target: Consumer, swap: Swap) -> bool:
 def _plan_again(step: Step, target: Consumer, swap: Swap) -> None:
     """The victims have gone and it still does not fit: somebody else took or kept the memory."""
     del step.state.swaps[swap.target]
+    _renew_claim(step, target, swap)
     verdict = placement.plan(step.state, target, step.at, busy=_busy(step), claim=swap.claim)
     if isinstance(verdict, placement.Plan) and verdict.victims:
         step.state.swaps[swap.target] = swap
@@ -272,6 +283,12 @@ def _learn_footprint(step: Step, target: Consumer, swap: Swap, *, ok: bool) -> N
             step.emit(FootprintLearned(target.name, seen_mib))
 
 
+def _renew_claim(step: Step, target: Consumer, swap: Swap) -> None:
+    """Claim no more than the jobs that wait now: those it was begun for may have left."""
+    now = ordering.claim(step.state, target, step.at)
+    swap.claim = replace(now, over=swap.claim.over)
+
+
 def _retry(step: Step, target: Consumer, swap: Swap, error: str) -> None:
     step.move(target, S.ABSENT, f"load failed: {error}")
     unloading.answer(step, target, None)
@@ -285,6 +302,7 @@ def _retry(step: Step, target: Consumer, swap: Swap, error: str) -> None:
         vram.owe(gpu, held_mib, step.at, step.at + settle_s)
     step.set_timer(TimerKind.SETTLE, target.name, settle_s, target.attempt)
     others = _busy(step) - frozenset(swap.gpus)
+    _renew_claim(step, target, swap)
     verdict = placement.plan(
         step.state, target, step.at, busy=others, claim=swap.claim, everybody=True
     )

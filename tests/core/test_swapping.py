@@ -454,3 +454,17 @@ def test_memory_that_is_owed_for_too_long_is_not_counted_on() -> None:
     assert play.arrive("2", "d") == []
     play.after(6.0)
     assert "unload" in str(play.memory(0))
+
+
+def test_a_second_try_takes_no_place_in_the_name_of_a_job_that_has_left() -> None:
+    """The urgent job for which the load was begun is not there any more, when it fails."""
+    play = Playbook(
+        resident("busy", 4000), resident("s", 4000), absent("t", 4000), total_mib=12000,
+        prefetch=True,
+    )  # fmt: skip
+    play.arrive("0", "busy")
+    assert play.arrive("urgent", "t", priority=5) == ["load t"]
+    play.arrive("later", "t")
+    play.arrive("s", "s", priority=1)
+    play.leave("urgent")
+    assert play.load_fails("t") == ["load t"]

@@ -73,7 +73,9 @@ def _could_load(
     """With nothing else going on: whether it fits, or would if one idle consumer left."""
     state, now = world.state, world.now
     sighted = all(readable.get(gpu, False) for gpu in state.gpus)
-    quiet = not state.swaps and read_at == now and sighted
+    # Figures of the same moment may be from before a job was done that loaded its consumer.
+    filled = any(room.filled_at == now for room in state.rooms.values())
+    quiet = not state.swaps and read_at == now and sighted and not filled
     still = all(
         c.state in {S.RESIDENT, S.ABSENT} and not c.running for c in state.consumers.values()
     )

@@ -558,7 +558,8 @@ class Promises:
         if len(state.swaps) < 2:
             return
         if state.policy.prefetch:
-            most = state.policy.max_parallel_loads
+            # One that was being brought back when somebody came is nobody's load any more.
+            most = state.policy.max_parallel_loads + (state.restoring in state.swaps)
             hold(len(state.swaps) <= most, f"{sorted(state.swaps)} load at once")
         else:
             gpus = [gpu for swap in state.swaps.values() for gpu in swap.gpus]
