@@ -27,50 +27,66 @@ from mgpu.core.state import Claim, Consumer, State
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A consumer's turn. ``barrier``: nobody behind it may use a GPU that it may use."""
+    """A consumer's turn. ``barrier``: nobody behind it may use a GPU that it may use.
+
+    ``urgent``: its job is overdue, or will be by the time its load is over.
+    """
 
     consumer: Consumer
     job: Job
     barrier: bool
-    claim: Claim
+    urgent: bool
 
 
 def turns(state: State, at: float) -> list[Turn]:
     """Every consumer with a waiting job, the one to be served first at the front."""
-    strict = state.policy.order is Order.ARRIVAL
+    policy = state.policy
+    strict = policy.order is Order.ARRIVAL
     rank = ranks(state, at)
     ranked: list[tuple[tuple[float, ...], Turn]] = []
     for consumer in state.consumers.values():
         if consumer.waiting:
             held_key = None if strict else consumer.held_key
-            job, overdue = consumer.waiting.head(at, state.policy.max_overtake_s, held_key)
-            key = (0, job.seq) if overdue else (1, -job.priority, *rank(consumer, job), job.seq)
-            may = _claim(state, consumer, job, at, overdue=overdue)
-            ranked.append((key, Turn(consumer, job, strict or overdue, may)))
-    ranked.sort(key=lambda entry: entry[0])
+            job, overdue = consumer.waiting.head(at, policy.max_overtake_s, held_key)
+            if overdue:
+                ranked.append(((0, job.seq), Turn(consumer, job, barrier=True, urgent=True)))
+                continue
+            soon = planning.soon_overdue(state, consumer, job, at)
+            key = (1, -job.priority, *rank(consumer, job, soon), job.seq)
+            ranked.append((key, Turn(consumer, job, strict, soon)))
+    ranked.sort(key=_key)
     return [turn for _, turn in ranked]
 
 
-def claim(state: State, consumer: Consumer, at: float) -> Claim:
-    """What the job of a consumer that is next may take; it has one."""
-    job, overdue = consumer.waiting.head(at, state.policy.max_overtake_s)
-    return _claim(state, consumer, job, at, overdue=overdue)
+def _key(entry: tuple[tuple[float, ...], Turn]) -> tuple[float, ...]:
+    return entry[0]
 
 
-def _claim(state: State, consumer: Consumer, job: Job, at: float, *, overdue: bool) -> Claim:
-    if overdue or planning.soon_overdue(state, consumer, job, at):
-        return Claim(math.inf, job.seq, batches=state.policy.order is Order.PLANNED)
+def claim(state: State, turn: Turn) -> Claim:
+    """What may be taken from consumers with waiting jobs in somebody's turn."""
+    if turn.urgent:
+        return Claim(math.inf, turn.job.seq, batches=state.policy.order is Order.PLANNED)
     strict = state.policy.order is Order.ARRIVAL
-    return Claim(job.priority, job.seq if strict else math.inf)
+    return Claim(turn.job.priority, turn.job.seq if strict else math.inf)
 
 
-def ranks(state: State, at: float) -> Callable[[Consumer, Job], tuple[float, ...]]:
-    """What the order sorts consumers by, given their first job, within a priority; least first."""
+def claim_now(state: State, consumer: Consumer, at: float) -> Claim:
+    """What may be taken for the waiting job of a consumer that is next now; it has one."""
+    job, overdue = consumer.waiting.head(at, state.policy.max_overtake_s)
+    urgent = overdue or planning.soon_overdue(state, consumer, job, at)
+    return claim(state, Turn(consumer, job, barrier=overdue, urgent=urgent))
+
+
+def ranks(state: State, at: float) -> Callable[[Consumer, Job, bool], tuple[float, ...]]:
+    """What the order sorts consumers by within a priority, least first.
+
+    Given their first job, and whether that is soon overdue.
+    """
     match state.policy.order:
         case Order.ARRIVAL:
-            return lambda _consumer, _job: ()
+            return lambda _consumer, _job, _soon: ()
         case Order.RESIDENT_FIRST:
-            return lambda consumer, _job: (consumer.state is not ConsumerState.RESIDENT,)
+            return lambda consumer, _job, _soon: (consumer.state is not ConsumerState.RESIDENT,)
         case Order.PLANNED:
             return planning.ranks(state, at)
         case _:

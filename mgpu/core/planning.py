@@ -115,20 +115,20 @@ def _work_s(consumer: Consumer, common_s: float) -> float:
     return len(consumer.waiting) * job_s(consumer, common_s)
 
 
-def ranks(state: State, at: float) -> Callable[[Consumer, Job], tuple[float, ...]]:
-    """What to sort consumers with waiting jobs by, smallest first."""
+def ranks(state: State, at: float) -> Callable[[Consumer, Job, bool], tuple[float, ...]]:
+    """What to sort consumers with waiting jobs by, smallest first (``ordering.ranks``)."""
     common_s = common_job_s(state)
     wanted = any(
         c.waiting and c.state is ConsumerState.ABSENT and c.name not in state.swaps
         for c in state.consumers.values()
     )
 
-    def rank(consumer: Consumer, job: Job) -> tuple[float, ...]:
+    def rank(consumer: Consumer, job: Job, soon: bool) -> tuple[float, ...]:  # noqa: FBT001
         waiting = len(consumer.waiting)
         if consumer.state is ConsumerState.RESIDENT:
             together = waiting if wanted else 1
             return (0, compute_rank(at - job.arrived_at, job_s(consumer, common_s), together))
-        if soon_overdue(state, consumer, job, at):
+        if soon:
             return (-1, job.arrived_at)
         return (1, load_rank(consumer, job_s(consumer, common_s), waiting))
 
@@ -153,7 +153,7 @@ def job_s(consumer: Consumer, common_s: float) -> float:
 
 def soon_overdue(state: State, consumer: Consumer, job: Job, at: float) -> bool:
     """Whether a load must begin now to be over by the time nobody may overtake the job any more."""
-    if state.policy.order is not Order.PLANNED or not state.policy.prefetch:
+    if not state.policy.looks_ahead:
         return False
     # Somebody else's unload comes before its load; its own is as good a guess as any.
     return job.arrived_at + state.policy.max_overtake_s - reload_s(consumer) <= at

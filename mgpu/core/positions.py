@@ -27,7 +27,7 @@ def in_order(state: State, jobs: Iterable[Job], at: float) -> list[Job]:
     if state.policy.order is Order.PLANNED:
         return _Play(state, by_arrival, at).run()
     overdue_from = at - state.policy.max_overtake_s
-    rank = ordering.ranks(state, at)
+    rank, not_soon = ordering.ranks(state, at), False  # that counts for planned alone
     together: dict[tuple[str, int], Rank] = {}
 
     def key(job: Job) -> Rank:
@@ -35,10 +35,10 @@ def in_order(state: State, jobs: Iterable[Job], at: float) -> list[Job]:
             return (0, job.seq)
         consumer = state.consumers[job.consumer]
         if consumer.state is S.RESIDENT or state.policy.order is Order.ARRIVAL:
-            return (1, -job.priority, *rank(consumer, job), job.seq)
+            return (1, -job.priority, *rank(consumer, job, not_soon), job.seq)
         batch = (job.consumer, job.priority)
         if batch not in together:
-            together[batch] = (*rank(consumer, job), job.seq)
+            together[batch] = (*rank(consumer, job, not_soon), job.seq)
         return (1, -job.priority, *together[batch], job.seq)
 
     # In order of arrival, so that those together rank as the first of them.

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import assert_never
+from typing import Self, assert_never
 
 from mgpu.core import (
     admission,
@@ -67,8 +67,8 @@ from mgpu.core.events import (
     UnloadRequested,
 )
 from mgpu.core.jobs import Job
+from mgpu.core.model import ConsumerPolicy, Outcome, Policy, Refusal
 from mgpu.core.model import ConsumerState as S
-from mgpu.core.model import Outcome, Policy, Refusal
 from mgpu.core.ordering import Turn
 from mgpu.core.state import Consumer, State
 from mgpu.core.step import Step
@@ -285,25 +285,31 @@ def _serve_all(step: Step) -> None:
         turns = ordering.turns(state, step.at)
         lowest = min(turn.job.priority for turn in turns)
         ahead = state.policy.prefetch
-        without_room: list[Turn] = []
+        without_room: list[_Need] = []
         for turn in turns:
             absent = turn.consumer.state is S.ABSENT and turn.consumer.name not in state.swaps
-            behind_batches = _in_no_batch(state, turn, batches_only)
+            behind_batches = bool(batches_only) and _in_no_batch(state, turn, batches_only)
             held_up = (
-                behind_batches or _held_up(state, turn, claims) or _too_long(step, turn, until)
+                behind_batches
+                or (bool(claims) and _held_up(state, turn, claims))
+                or (bool(until) and _too_long(step, turn, until))
             )
             may = not held_up or (ahead and absent)
             # With many consumers to come, trying each would cost more than the loads are worth.
-            hopeless = absent and any(_is_no_easier(turn, other) for other in without_room)
+            need = _Need.of(turn) if absent and may else None
+            hopeless = need is not None and any(map(need.is_no_easier, without_room))
             if may and not hopeless and _serve(step, turn):
                 served = True
                 break  # somebody else may be first now
-            if may and absent and not hopeless:
-                without_room.append(turn)
+            if need is not None and not hopeless:
+                without_room.append(need)
             # Who is held up may load all the same, as long as everybody before it has its room.
             ahead = ahead and not absent
-            blocked_until = planning.blocked_until(state, turn.consumer, step.at)
-            if turn.barrier and blocked_until > step.at:
+            if (
+                turn.barrier
+                and (blocked_until := planning.blocked_until(state, turn.consumer, step.at))
+                > step.at
+            ):
                 for index in placement.where(state, turn.consumer):
                     until[index] = min(blocked_until, until.get(index, math.inf))
                 continue
@@ -316,19 +322,46 @@ def _serve_all(step: Step) -> None:
                     claims[index] = max(claim, claims.get(index, claim))
 
 
-def _is_no_easier(turn: Turn, other: Turn) -> bool:
-    """Whether there is no room for a consumer either, when there is none for another one.
+@dataclass(frozen=True, slots=True)
+class _Need:
+    """What an absent consumer's turn needs, to be compared with another's that found no room."""
 
-    That one needs no more, may live on the same GPUs, and may evict whomever this one may.
-    """
-    one, two = turn.consumer, other.consumer
-    return (
-        one.policy.gpus == two.policy.gpus
-        and not two.policy.can_coexist_with
-        and one.footprint_mib >= two.footprint_mib
-        and one.footprint_mib - vram.kept_mib(one) >= two.footprint_mib - vram.kept_mib(two)
-        and turn.claim.priority <= other.claim.priority < math.inf
-    )
+    policy: ConsumerPolicy
+    footprint_mib: int
+    beyond_kept_mib: int
+    """Without what it holds already."""
+    urgent: bool
+    priority: int
+    seq: int
+
+    @classmethod
+    def of(cls, turn: Turn) -> Self:
+        consumer = turn.consumer
+        footprint_mib = consumer.footprint_mib
+        return cls(
+            consumer.policy,
+            footprint_mib,
+            footprint_mib - vram.kept_mib(consumer),
+            turn.urgent,
+            turn.job.priority,
+            turn.job.seq,
+        )
+
+    def is_no_easier(self, other: _Need) -> bool:
+        """Whether there is no room for this one either, when there is none for the other.
+
+        That one needs no more, may live on the same GPUs, and may evict whomever this one may: an
+        urgent one all that came after it, any other those of a lower priority (``state.Claim``).
+        """
+        claims_no_more = self.seq >= other.seq if self.urgent else self.priority <= other.priority
+        return (
+            self.footprint_mib >= other.footprint_mib
+            and self.beyond_kept_mib >= other.beyond_kept_mib
+            and self.urgent is other.urgent
+            and claims_no_more
+            and self.policy.gpus == other.policy.gpus
+            and not other.policy.can_coexist_with
+        )
 
 
 def _held_up(state: State, turn: Turn, claims: Mapping[int, float]) -> bool:
@@ -394,12 +427,13 @@ def _serve(step: Step, turn: Turn) -> bool:
 
 def _request(step: Step, turn: Turn) -> bool:
     """Make room for an absent consumer, if need be where somebody had better wait."""
-    if swapping.request(step, turn.consumer, turn.claim):
+    claim = ordering.claim(step.state, turn)
+    if swapping.request(step, turn.consumer, claim):
         return True
     if not vram.figures_are_fresh(step.state, step.at):
         return False
     over = planning.better_later(step.state, turn.consumer, step.at)
-    return bool(over) and swapping.request(step, turn.consumer, replace(turn.claim, over=over))
+    return bool(over) and swapping.request(step, turn.consumer, replace(claim, over=over))
 
 
 def _set_pace(step: Step) -> None:

@@ -285,7 +285,7 @@ def _learn_footprint(step: Step, target: Consumer, swap: Swap, *, ok: bool) -> N
 
 def _renew_claim(step: Step, target: Consumer, swap: Swap) -> None:
     """Claim no more than the jobs that wait now: those it was begun for may have left."""
-    now = ordering.claim(step.state, target, step.at)
+    now = ordering.claim_now(step.state, target, step.at)
     swap.claim = replace(now, over=swap.claim.over)
 
 
