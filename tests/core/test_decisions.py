@@ -9,11 +9,11 @@ import pytest
 from mgpu.core.model import Order
 from tests.core.decisions import KINDS, crowded, in_calls, resident
 
-EVENTS = 30
+EVENTS = 15
 """Of each kind; more show the same."""
 
-FEW, MANY = 100, 3000
-"""Jobs in the queue: thirty times as many cost a decision no more than their logarithm."""
+FEW, MANY = 100, 1000
+"""Jobs in the queue: ten times as many cost a decision no more than their logarithm."""
 
 
 def most(costs: dict[str, list[float]]) -> float:
