@@ -313,9 +313,11 @@ def _serve_all(step: Step) -> None:
                 for index in placement.where(state, turn.consumer):
                     until[index] = min(blocked_until, until.get(index, math.inf))
                 continue
-            if behind_batches or (turn.barrier and planning.lets_batches_end(state, turn.consumer)):
+            if turn.barrier and (behind_batches or planning.lets_batches_end(state, turn.consumer)):
                 batches_only |= placement.where(state, turn.consumer)
                 continue
+            if behind_batches:
+                continue  # a claim of its own would hold up the batches
             claim = _claim(state, turn)
             if claim > lowest:
                 for index in placement.where(state, turn.consumer):

@@ -323,3 +323,21 @@ def test_other_orders_know_no_batches() -> None:
     play.after(10.0)
     assert play.end("a0") == ["done a0", "grant a1"]
     assert play.end("a1") == ["done a1", "unload a"]
+
+
+def test_who_waits_behind_a_batch_on_one_gpu_holds_up_nobody_on_another() -> None:
+    """``both`` lives on both GPUs and is not overdue; only GPU 0 has an overdue job."""
+    one, two = (0,), (1,)
+    play = planned(
+        absent("a", gpus=one), absent("b", gpus=one), resident("other", 1000, gpus=two),
+        resident("both", 2000, gpus=(0, 1)), total_mib=[9000, 9000], max_overtake_s=10,
+    )  # fmt: skip
+    play.arrive("a0", "a")
+    play.after(1.0)
+    play.arrive("b", "b")
+    play.after(8.0)
+    play.arrive("a1", "a")
+    assert play.comes("a") == ["grant a0"]
+    play.after(3.0)
+    assert play.arrive("spanning", "both") == []
+    assert play.arrive("o", "other") == ["grant o"]
