@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import os
+from statistics import median
 
 from tests.acceptance.conftest import Machine, job
 from tests.support import processor
@@ -12,7 +12,7 @@ from tests.support.broker_process import BrokerProcess
 from tests.support.standin_consumer import StandinConsumer
 
 GPU_MIB = 24576
-SWAPS = 12
+SWAPS = 5
 
 
 async def test_the_least_recently_used_of_four_leaves_and_no_more_than_needed(
@@ -123,7 +123,7 @@ async def test_memory_that_comes_back_late_costs_exactly_one_victim(machine: Mac
 
 
 async def test_the_broker_adds_less_than_50_ms_to_a_swap(machine: Machine) -> None:
-    """The quickest of several, without the time for which others had the processors."""
+    """In the median of several, without the time for which others had the processors."""
     one = await machine.service(Timed, "one", 16000, resident=True, lag_s=0.3, load_s=0.2)
     other = await machine.service(Timed, "other", 16000, lag_s=0.3, load_s=0.2)
     broker = await machine.broker()
@@ -131,11 +131,11 @@ async def test_the_broker_adds_less_than_50_ms_to_a_swap(machine: Machine) -> No
     assert await job(broker, "one") == 200
 
     added_s: list[float] = []
-    while len(added_s) < SWAPS and min(added_s, default=math.inf) >= 0.050:
+    for _ in range(SWAPS):
         added_s.append(await swap(broker, one, other))
         one, other = other, one
 
-    assert min(added_s) < 0.050, added_s
+    assert median(added_s) < 0.050, added_s
 
 
 class Timed(StandinConsumer):
