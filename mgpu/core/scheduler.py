@@ -276,52 +276,56 @@ def _pause_over(step: Step, consumer: Consumer, kind: TimerKind) -> None:
 def _serve_all(step: Step) -> None:
     """Serve the waiting until nobody can be served any more."""
     state = step.state
-    served = True
-    while served and state.waiting and not (state.draining or state.paused):
-        served = False
-        claims: dict[int, float] = {}
-        until: dict[int, float] = {}
-        batches_only: set[int] = set()
-        turns = ordering.turns(state, step.at)
-        lowest = min(turn.job.priority for turn in turns)
-        ahead = state.policy.prefetch
-        without_room: list[_Need] = []
-        for turn in turns:
-            absent = turn.consumer.state is S.ABSENT and turn.consumer.name not in state.swaps
-            behind_batches = bool(batches_only) and _in_no_batch(state, turn, batches_only)
-            held_up = (
-                behind_batches
-                or (bool(claims) and _held_up(state, turn, claims))
-                or (bool(until) and _too_long(step, turn, until))
-            )
-            may = not held_up or (ahead and absent)
-            # With many consumers to come, trying each would cost more than the loads are worth.
-            need = _Need.of(turn) if absent and may else None
-            hopeless = need is not None and any(map(need.is_no_easier, without_room))
-            if may and not hopeless and _serve(step, turn):
-                served = True
-                break  # somebody else may be first now
-            if need is not None and not hopeless:
-                without_room.append(need)
-            # Who is held up may load all the same, as long as everybody before it has its room.
-            ahead = ahead and not absent
-            if (
-                turn.barrier
-                and (blocked_until := planning.blocked_until(state, turn.consumer, step.at))
-                > step.at
-            ):
-                for index in placement.where(state, turn.consumer):
-                    until[index] = min(blocked_until, until.get(index, math.inf))
-                continue
-            if turn.barrier and (behind_batches or planning.lets_batches_end(state, turn.consumer)):
-                batches_only |= placement.where(state, turn.consumer)
-                continue
-            if behind_batches:
-                continue  # a claim of its own would hold up the batches
-            claim = _claim(state, turn)
-            if claim > lowest:
-                for index in placement.where(state, turn.consumer):
-                    claims[index] = max(claim, claims.get(index, claim))
+    while state.waiting and not (state.draining or state.paused):
+        if not _serve_next(step):
+            break
+
+
+def _serve_next(step: Step) -> bool:
+    """Serve the first who can be; then somebody else may be first. False when nobody can."""
+    state = step.state
+    claims: dict[int, float] = {}
+    until: dict[int, float] = {}
+    batches_only: set[int] = set()
+    turns = ordering.turns(state, step.at)
+    lowest = min(turn.job.priority for turn in turns)
+    ahead = state.policy.prefetch
+    without_room: list[_Need] = []
+    for turn in turns:
+        absent = turn.consumer.state is S.ABSENT and turn.consumer.name not in state.swaps
+        behind_batches = bool(batches_only) and _in_no_batch(state, turn, batches_only)
+        held_up = (
+            behind_batches
+            or (bool(claims) and _held_up(state, turn, claims))
+            or (bool(until) and _too_long(step, turn, until))
+        )
+        may = not held_up or (ahead and absent)
+        # With many consumers to come, trying each would cost more than the loads are worth.
+        need = _Need.of(turn) if absent and may else None
+        hopeless = need is not None and any(map(need.is_no_easier, without_room))
+        if may and not hopeless and _serve(step, turn):
+            return True
+        if need is not None and not hopeless:
+            without_room.append(need)
+        # Who is held up may load all the same, as long as everybody before it has its room.
+        ahead = ahead and not absent
+        if (
+            turn.barrier
+            and (blocked_until := planning.blocked_until(state, turn.consumer, step.at)) > step.at
+        ):
+            for index in placement.where(state, turn.consumer):
+                until[index] = min(blocked_until, until.get(index, math.inf))
+            continue
+        if turn.barrier and (behind_batches or planning.lets_batches_end(state, turn.consumer)):
+            batches_only |= placement.where(state, turn.consumer)
+            continue
+        if behind_batches:
+            continue  # a claim of its own would hold up the batches
+        claim = _claim(state, turn)
+        if claim > lowest:
+            for index in placement.where(state, turn.consumer):
+                claims[index] = max(claim, claims.get(index, claim))
+    return False
 
 
 @dataclass(frozen=True, slots=True)
