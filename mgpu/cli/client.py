@@ -175,7 +175,9 @@ class _Exchange:
             self._connection.request(
                 request.method, request.target, request.body, dict(request.headers)
             )
-            answer = read(self._connection.getresponse())
+            # Its file keeps the socket open, however the connection is closed.
+            with self._connection.getresponse() as response:
+                answer = read(response)
         except (OSError, HTTPException, MgpuError) as error:
             if self._broken_off.is_set() or isinstance(error, TimeoutError):
                 raise self._late() from error
