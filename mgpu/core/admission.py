@@ -53,6 +53,7 @@ def arrive(step: Step, event: JobArrived) -> None:
     if event.kind is JobKind.COMPUTE and len(consumer.waiting) == 0 and not consumer.running:
         consumer.averages.demand.add(step.at)
     consumer.waiting.add(job)
+    state.awaited[consumer.name] = consumer
     longest_s = state.policy.max_wait_s
     wait_s = longest_s if event.max_wait_s is None else min(event.max_wait_s, longest_s)
     step.set_timer(TimerKind.WAIT, job.id, wait_s)
@@ -109,12 +110,13 @@ def grantable(state: State, consumer: Consumer) -> bool:
         return False
     if not consumer.gpus:
         return False
-    exclusive = state.policy.lock is LockMode.EXCLUSIVE
-    return all(
-        state.gpus[index].healthy
-        and not (exclusive and state.gpus[index].holders.keys() - {consumer.name})
-        for index in consumer.gpus
-    )
+    shared = state.policy.lock is LockMode.SHARED
+    for index in consumer.gpus:
+        gpu = state.gpus[index]
+        others = len(gpu.holders) - (consumer.name in gpu.holders)
+        if not gpu.healthy or (others and not shared):
+            return False
+    return True
 
 
 def grant(step: Step, consumer: Consumer, job: Job) -> None:
@@ -271,6 +273,8 @@ def _take_off(step: Step, job: Job) -> Consumer:
 
 def _dequeue(step: Step, consumer: Consumer, job: Job) -> None:
     consumer.waiting.remove(job)
+    if not consumer.waiting:
+        del step.state.awaited[consumer.name]
     step.state.waiting -= 1
     step.cancel_timer(TimerKind.WAIT, job.id)
 

@@ -18,9 +18,8 @@ from mgpu.core.state import Consumer, State, Swap
 
 def note(state: State) -> None:
     """Mark every unload and load that is disturbed as things stand."""
-    for consumer in state.consumers.values():
-        unload = consumer.unload
-        if unload is not None and not unload.disturbed:
+    for consumer, unload in state.unloads():
+        if not unload.disturbed:
             unload.disturbed = any(
                 _hides_unload(state, consumer, other)
                 for other in _neighbours(state, consumer, consumer.gpus)

@@ -29,7 +29,14 @@ def limit_s(consumer: Consumer) -> float:
 
 def watch(step: Step) -> None:
     """Start and stop the clocks of the idle, and unload those whose time is up."""
-    for consumer in step.state.consumers.values():
+    limited = [
+        c
+        for c in step.state.consumers.values()
+        if c.policy.idle_unload_s is not None
+        or c.idle_wish_s is not None
+        or c.idle_until is not None
+    ]
+    for consumer in limited:
         allowed_s = limit_s(consumer)
         if allowed_s == math.inf or not _idle(step.state, consumer):
             stop_clock(step, consumer)

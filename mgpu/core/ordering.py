@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import assert_never
+from operator import itemgetter
+from typing import NamedTuple, assert_never
 
 from mgpu.core import planning
 from mgpu.core.jobs import Job
@@ -25,11 +25,10 @@ from mgpu.core.model import ConsumerState, Order
 from mgpu.core.state import Claim, Consumer, State
 
 
-@dataclass(frozen=True, slots=True)
-class Turn:
+class Turn(NamedTuple):
     """A consumer's turn. ``barrier``: nobody behind it may use a GPU that it may use.
 
-    ``urgent``: its job is overdue, or will be by the time its load is over.
+    ``urgent``: its job is overdue, or will be by the time a load is over that it needs.
     """
 
     consumer: Consumer
@@ -44,22 +43,18 @@ def turns(state: State, at: float) -> list[Turn]:
     strict = policy.order is Order.ARRIVAL
     rank = ranks(state, at)
     ranked: list[tuple[tuple[float, ...], Turn]] = []
-    for consumer in state.consumers.values():
-        if consumer.waiting:
-            held_key = None if strict else consumer.held_key
-            job, overdue = consumer.waiting.head(at, policy.max_overtake_s, held_key)
-            if overdue:
-                ranked.append(((0, job.seq), Turn(consumer, job, barrier=True, urgent=True)))
-                continue
-            soon = planning.soon_overdue(state, consumer, job, at)
-            key = (1, -job.priority, *rank(consumer, job, soon), job.seq)
-            ranked.append((key, Turn(consumer, job, strict, soon)))
-    ranked.sort(key=_key)
+    for consumer in state.awaited.values():
+        held_key = None if strict else consumer.held_key
+        job, overdue = consumer.waiting.head(at, policy.max_overtake_s, held_key)
+        if overdue:
+            ranked.append(((0, job.seq), Turn(consumer, job, barrier=True, urgent=True)))
+            continue
+        there = consumer.state is ConsumerState.RESIDENT
+        soon = not there and planning.soon_overdue(state, consumer, job, at)
+        key = (1, -job.priority, *rank(consumer, job, soon), job.seq)
+        ranked.append((key, Turn(consumer, job, strict, soon)))
+    ranked.sort(key=itemgetter(0))
     return [turn for _, turn in ranked]
-
-
-def _key(entry: tuple[tuple[float, ...], Turn]) -> tuple[float, ...]:
-    return entry[0]
 
 
 def claim(state: State, turn: Turn) -> Claim:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 
 from mgpu.core import eviction, vram
 from mgpu.core.model import ConsumerState as S
@@ -41,18 +42,23 @@ class Wait:
 Verdict = Plan | Wait | Refusal
 
 
-def choices(state: State, consumer: Consumer) -> list[tuple[int, ...]]:
+def choices(state: State, consumer: Consumer) -> tuple[tuple[int, ...], ...]:
     """The sets of GPUs a consumer may live on: its own, or any one of all."""
     if consumer.policy.gpus is not None:
-        return [consumer.policy.gpus]
-    return [(index,) for index in sorted(state.gpus)]
+        return (consumer.policy.gpus,)
+    return _each(tuple(state.gpus))
+
+
+@cache
+def _each(gpus: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    return tuple((index,) for index in sorted(gpus))
 
 
 def where(state: State, consumer: Consumer) -> frozenset[int]:
     """Every GPU that serving a consumer's next job may touch."""
     if consumer.state is S.RESIDENT or consumer.name in state.swaps:
         return frozenset(consumer.gpus)
-    return frozenset(index for gpus in choices(state, consumer) for index in gpus)
+    return frozenset(state.gpus if consumer.policy.gpus is None else consumer.policy.gpus)
 
 
 def never_fits(state: State, consumer: Consumer) -> Refusal | None:
@@ -89,7 +95,7 @@ def plan(  # noqa: PLR0913 - what is asked, and how hard
     first, and then may be. ``everybody``: take all permitted victims, needed or not (a load has
     failed although there was room by the books).
     """
-    spared = frozenset(c.name for c in state.consumers.values() if c.waiting and claim.spares(c))
+    spared = frozenset(name for name, c in state.awaited.items() if claim.spares(c))
     if target.name == state.restoring:
         spared |= state.restore_keeps
     plans: list[tuple[int, int, Plan]] = []

@@ -88,8 +88,8 @@ def better_later(state: State, target: Consumer, at: float) -> frozenset[str]:
     head, _ = target.waiting.head(at, math.inf)
     there_s = reload_s(target) + _work_s(target, common_s)
     most_s, best = 0.0, frozenset[str]()
-    for other in state.consumers.values():
-        if other.state is ConsumerState.RESIDENT and other.waiting and not other.running:
+    for other in state.awaited.values():
+        if other.state is ConsumerState.RESIDENT and not other.running:
             gain_s = len(target.waiting) * _work_s(other, common_s)
             loss_s = len(other.waiting) * (there_s + reload_s(other))
             if gain_s - loss_s > most_s and _may_be_put_off(state, other, head, at):
@@ -117,20 +117,23 @@ def _work_s(consumer: Consumer, common_s: float) -> float:
 
 def ranks(state: State, at: float) -> Callable[[Consumer, Job, bool], tuple[float, ...]]:
     """What to sort consumers with waiting jobs by, smallest first (``ordering.ranks``)."""
-    common_s = common_job_s(state)
+    common_s: float | None = None
     wanted = any(
-        c.waiting and c.state is ConsumerState.ABSENT and c.name not in state.swaps
-        for c in state.consumers.values()
+        c.state is ConsumerState.ABSENT and name not in state.swaps
+        for name, c in state.awaited.items()
     )
 
     def rank(consumer: Consumer, job: Job, soon: bool) -> tuple[float, ...]:  # noqa: FBT001
-        waiting = len(consumer.waiting)
-        if consumer.state is ConsumerState.RESIDENT:
-            together = waiting if wanted else 1
-            return (0, compute_rank(at - job.arrived_at, job_s(consumer, common_s), together))
+        nonlocal common_s
         if soon:
             return (-1, job.arrived_at)
-        return (1, load_rank(consumer, job_s(consumer, common_s), waiting))
+        if consumer.averages.job.seconds is None and common_s is None:
+            common_s = common_job_s(state)
+        each_s = job_s(consumer, common_s or UNKNOWN_JOB_S)
+        waiting = len(consumer.waiting)
+        if consumer.state is ConsumerState.RESIDENT:
+            return (0, compute_rank(at - job.arrived_at, each_s, waiting if wanted else 1))
+        return (1, load_rank(consumer, each_s, waiting))
 
     return rank
 

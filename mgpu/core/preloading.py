@@ -23,9 +23,8 @@ JOB_PREFIX = "preload-"
 
 def watch(step: Step) -> None:
     """Ask for every pinned consumer that is absent and not asked for yet."""
-    for consumer in step.state.consumers.values():
+    for consumer in [c for c in step.state.consumers.values() if c.pinned]:
         if consumer.state is S.RESIDENT:
-            consumer.unloaded_by_hand = False
             if step.at - consumer.resident_since >= STEADY_S:
                 consumer.preload_tries = 0
         elif _wanted(step, consumer):
@@ -46,8 +45,7 @@ def pin(step: Step, consumer: Consumer, *, pinned: bool) -> None:
 def _wanted(step: Step, consumer: Consumer) -> bool:
     state = step.state
     return (
-        consumer.pinned
-        and consumer.state is S.ABSENT
+        consumer.state is S.ABSENT
         and consumer.policy.can_load
         and not consumer.unloaded_by_hand
         and not state.draining

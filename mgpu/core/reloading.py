@@ -44,7 +44,8 @@ def change(step: Step, policy: Policy) -> None:
 
 def watch(step: Step) -> None:
     """Let those leave who have to go."""
-    for consumer in step.state.consumers.values():
+    everybody = step.state.consumers.values()
+    for consumer in [c for c in everybody if c.retired or c.loaded_by != c.policy.load_key]:
         present = consumer.state in {S.RESIDENT, S.UNKNOWN}
         if consumer.retired and present and consumer.can_be_unloaded:
             unloading.drain(step, consumer, "taken out of the configuration")

@@ -183,8 +183,9 @@ def _take_in(step: Step, event: Event) -> None:  # noqa: C901, PLR0912 - one arm
 
 def _job_ended(step: Step, event: JobEnded) -> None:
     admission.end(step, event)
-    for consumer in step.state.consumers.values():
-        if consumer.state is S.DRAINING and not consumer.running:
+    draining = [c for c in step.state.consumers.values() if c.state is S.DRAINING]
+    for consumer in draining:
+        if not consumer.running:
             unloading.begin(step, consumer, "drained")
 
 
@@ -269,8 +270,7 @@ def _pause_over(step: Step, consumer: Consumer, kind: TimerKind) -> None:
 def _set_pace(step: Step) -> None:
     """Sample fast for as long as memory is expected to change."""
     state = step.state
-    moving = {S.LOADING, S.UNLOADING}
-    fast = bool(state.swaps) or any(c.state in moving for c in state.consumers.values())
+    fast = bool(state.swaps) or any(c.state is S.UNLOADING for c, _ in state.unloads())
     if fast is not state.sampling_fast:
         state.sampling_fast = fast
         step.emit(Sample(fast))

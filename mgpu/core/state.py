@@ -107,6 +107,8 @@ class Consumer:
 
     policy: ConsumerPolicy
     state: ConsumerState
+    name: str = field(init=False)
+    """Its name in the configuration: the same under every policy."""
     healthy: bool = True
     busy: bool = False
     """It computes for somebody who did not come through the broker: it may not be evicted."""
@@ -179,13 +181,9 @@ class Consumer:
 
     def __post_init__(self) -> None:
         """Begin as the policy says."""
+        self.name = self.policy.name
         self.pinned = self.policy.pinned
         self.loaded_by = self.policy.load_key
-
-    @property
-    def name(self) -> str:
-        """Its name in the configuration."""
-        return self.policy.name
 
     def came_for(self, job: Job) -> bool:
         """Whether a job of its waited already when it came into memory: it is of that batch.
@@ -207,7 +205,7 @@ class Consumer:
     @property
     def outdated(self) -> bool:
         """Whether it was loaded by other rules than the present ones, which can be mended."""
-        return self.can_be_reloaded and self.loaded_by != self.policy.load_key
+        return self.loaded_by != self.policy.load_key and self.can_be_reloaded
 
     @property
     def held_key(self) -> str | None:
@@ -216,7 +214,7 @@ class Consumer:
 
     def suits(self, job: Job) -> bool:
         """Whether what it holds while resident is what a job asks for."""
-        return not self.outdated and job.load_key in {None, self.loaded_key}
+        return (job.load_key is None or job.load_key == self.loaded_key) and not self.outdated
 
     @property
     def stopping(self) -> bool:
@@ -293,6 +291,8 @@ class State:
     jobs: dict[str, Job] = field(default_factory=dict)
     """Every job that has not ended."""
     waiting: int = 0
+    awaited: dict[str, Consumer] = field(default_factory=dict)
+    """The consumers that these jobs wait for, by name."""
     kept_waiting: int = 0
     """Jobs that waited when the limit was changed; they may be more than it allows."""
     next_seq: int = 0
@@ -319,6 +319,10 @@ class State:
     """Names of those that must not leave for it."""
     evictions: int = 0
     loads: int = 0
+
+    def unloads(self) -> list[tuple[Consumer, Unload]]:
+        """Who is leaving, or was to leave and is quarantined."""
+        return [(c, c.unload) for c in self.consumers.values() if c.unload is not None]
 
     def unfilled(self) -> list[Consumer]:
         """Consumers whose room was made and that no job has been seen to load yet."""

@@ -33,6 +33,8 @@ class Step:
     def move(self, consumer: Consumer, new: ConsumerState, reason: str) -> None:
         """Change a consumer's state, by legal ways only."""
         old = transitions.move(consumer, new, self.at, reason)
+        if new is ConsumerState.RESIDENT:
+            consumer.unloaded_by_hand = False
         self.emit(StateChanged(consumer.name, old, new, reason))
 
     def set_timer(self, kind: TimerKind, subject: str, delay_s: float, attempt: int = 0) -> None:

@@ -86,12 +86,11 @@ def answered(step: Step, consumer: Consumer, error: str | None, *, declined: boo
 
 def watch(step: Step) -> None:
     """Look whether memory that was given back shows by now."""
-    state = step.state
-    for consumer in state.consumers.values():
-        if consumer.unload is not None and not consumer.unload.asked:
-            _ask_on_new_figures(step, consumer, consumer.unload)
-    left = [c for c in state.consumers.values() if c.unload is not None and _has_left(state, c)]
-    for consumer in left:
+    unloads = step.state.unloads()
+    for consumer, unload in unloads:
+        if not unload.asked:
+            _ask_on_new_figures(step, consumer, unload)
+    for consumer in [c for c, _ in unloads if _has_left(step.state, c)]:
         absent(step, consumer, "its memory is free")
 
 
