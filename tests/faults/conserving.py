@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mgpu.core.jobs import Job
@@ -17,8 +16,8 @@ if TYPE_CHECKING:
     from tests.faults.world import World
 
 
-def check(world: World, readable: Mapping[int, bool], read_at: float) -> None:
-    """Raise when that job waits for what it could have; ``readable``: as the GPUs last were."""
+def check(world: World) -> None:
+    """Raise when that job waits for what it could have."""
     state = world.state
     if state.paused or state.draining:
         return
@@ -29,12 +28,9 @@ def check(world: World, readable: Mapping[int, bool], read_at: float) -> None:
     if consumer.state is S.RESIDENT and not consumer.suits(job):
         hold(not _could_be_reloaded(consumer), f"{job.id} waits, and nobody makes way for its load")
     elif consumer.state is S.RESIDENT:
-        hold(not _could_compute(world, consumer, readable), f"{job.id} could compute and waits")
+        hold(not _could_compute(world, consumer), f"{job.id} could compute and waits")
     elif consumer.state is S.ABSENT and consumer.name not in state.swaps:
-        hold(
-            not _could_load(world, consumer, readable, read_at),
-            f"{job.id} waits, and nobody loads for it",
-        )
+        hold(not _could_load(world, consumer), f"{job.id} waits, and nobody loads for it")
 
 
 def _first(world: World) -> tuple[Consumer, Job] | None:
@@ -49,8 +45,8 @@ def _first(world: World) -> tuple[Consumer, Job] | None:
     return oldest if oldest is not None and oldest[1].priority == highest else None
 
 
-def _could_compute(world: World, consumer: Consumer, readable: Mapping[int, bool]) -> bool:
-    state = world.state
+def _could_compute(world: World, consumer: Consumer) -> bool:
+    state, readable = world.state, world.records.readable
     if len(consumer.running) >= consumer.policy.concurrency or not consumer.gpus:
         return False
     exclusive = state.policy.lock is LockMode.EXCLUSIVE
@@ -67,15 +63,13 @@ def _could_be_reloaded(consumer: Consumer) -> bool:
     return not consumer.running and not consumer.busy and not others
 
 
-def _could_load(
-    world: World, target: Consumer, readable: Mapping[int, bool], read_at: float
-) -> bool:
+def _could_load(world: World, target: Consumer) -> bool:
     """With nothing else going on: whether it fits, or would if one idle consumer left."""
-    state, now = world.state, world.now
-    sighted = all(readable.get(gpu, False) for gpu in state.gpus)
+    state, records, now = world.state, world.records, world.now
+    sighted = all(records.readable.get(gpu, False) for gpu in state.gpus)
     # Figures of the same moment may be from before a job was done that loaded its consumer.
     filled = any(room.filled_at == now for room in state.rooms.values())
-    quiet = not state.swaps and read_at == now and sighted and not filled
+    quiet = not state.swaps and records.read_at == now and sighted and not filled
     still = all(
         c.state in {S.RESIDENT, S.ABSENT} and not c.running for c in state.consumers.values()
     )
@@ -102,8 +96,7 @@ def _could_load(
             gpu in state.gpus
             and books.shortage_mib(
                 state,
-                state.gpus[gpu].free_mib
-                - books.room_mib(state, world.promises.rooms, gpu, target.name),
+                state.gpus[gpu].free_mib - books.room_mib(state, records.rooms, gpu, target.name),
                 gpu,
                 target,
                 gpus,

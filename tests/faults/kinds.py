@@ -96,6 +96,46 @@ class Fault(Enum):
     TIMERS_LATE = "timers fire late for a while"
 
 
+CLIENTS_AND_PEOPLE = frozenset(
+    {
+        Fault.LEAVES_QUEUED,
+        Fault.LEAVES_EVICTING,
+        Fault.LEAVES_SETTLING,
+        Fault.LEAVES_LOADING,
+        Fault.LEAVES_COMPUTING,
+        Fault.LEAVES_STREAMING,
+        Fault.LEAVES_AT_THE_END,
+        Fault.ALL_LEAVE,
+        Fault.LETS_GO_LATE,
+        Fault.BURST,
+        Fault.DEADLINE_STORM,
+        Fault.UNLOAD_BY_HAND,
+        Fault.LOAD_BY_HAND,
+        Fault.PIN_BY_HAND,
+        Fault.UNPIN_BY_HAND,
+        Fault.PAUSE,
+        Fault.STATUS_POLL,
+        Fault.JOB_FAILS,
+        Fault.JOB_HANGS,
+        Fault.END_TWICE,
+        Fault.END_WITH_OLD_TOKEN,
+        Fault.ANSWER_TWICE,
+        Fault.ANSWER_OF_OLD_ATTEMPT,
+        Fault.LATE_MEMORY,
+        Fault.MEMORY_IN_STEPS,
+        Fault.MEMORY_BEFORE_ANSWER,
+        Fault.LOAD_SLOW,
+        Fault.TIMERS_EARLY,
+        Fault.TIMERS_LATE,
+        Fault.STALL,
+        Fault.PROBES_STOP,
+        Fault.PROBE_LATE,
+        Fault.PROBE_UNHEALTHY,
+    }
+)
+"""Faults that move no memory behind the scheduler's back: these excuse nothing about memory."""
+
+
 def label(fault: Fault) -> str:
     """The name people read: ``late-memory``."""
     return fault.name.lower().replace("_", "-")

@@ -18,12 +18,10 @@ EPSILON_S = 0.003
 """Timers may fire 2 ms early."""
 
 
-def check(world: World, grant: Grant, granted: Job, job_s: float | None) -> None:
-    """Raise when a job is granted before one that must come first.
-
-    ``job_s``: what its consumer's jobs took on average, as known before the event.
-    """
+def check(world: World, grant: Grant) -> None:
+    """Raise when a job is granted before one that must come first."""
     state, now = world.state, world.now
+    granted, job_s = state.jobs[grant.job], world.records.job_s[grant.consumer]
     limit = now - state.policy.max_overtake_s
     overdue = granted.arrived_at <= limit + EPSILON_S
     strict = state.policy.order is Order.ARRIVAL

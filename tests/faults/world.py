@@ -46,11 +46,11 @@ from mgpu.core.events import (
 from mgpu.core.model import GpuReading, Outcome
 from mgpu.core.scheduler import Scheduler
 from mgpu.simulation.agenda import Agenda
-from tests.faults import rest
+from tests.faults import promises, rest, timers
 from tests.faults.kinds import Fault
 from tests.faults.machine import ARMED, Machine, Service
 from tests.faults.phases import PHASES, clients_in
-from tests.faults.promises import Promises
+from tests.faults.records import Records
 from tests.faults.scenario import Scenario, Strike, Visit
 
 FAST_READ_S = 0.25
@@ -83,7 +83,7 @@ class World:
         self.scheduler = Scheduler(scenario.policy)
         self.state = self.scheduler.state
         self.machine = Machine(scenario, self.agenda, self.post, self._memory_moves)
-        self.promises = Promises(self)
+        self.records = Records(self)
         self.visits: dict[str, Visit] = {}
         """Jobs whose clients are still there, or that are still under way."""
         self.outcomes: Counter[Outcome] = Counter()
@@ -135,14 +135,14 @@ class World:
             )
             return
         event = make(self.now)
-        self.promises.before(event)
+        self.records.before(event)
         effects = self.scheduler.handle(event)
         if self.story is not None:
             self._tell(event, effects)
-        self.promises.after(event, effects)
+        promises.check(self, event, effects)
         for effect in effects:
             self._do(effect)
-        self.promises.settled()
+        timers.check_settled(self)
         if self._phases:
             self._leave_in_phase()
 
@@ -166,7 +166,7 @@ class World:
                 self.machine.unload(effect)
             case Grant():
                 run_s = self.visits[effect.job].run_s
-                roomed = effect.consumer in self.promises.rooms
+                roomed = effect.consumer in self.records.rooms
                 self.machine.compute(effect, run_s, roomed=roomed)
             case Abort(job):
                 self.machine.abort(self.visits[job].consumer, job)
@@ -286,7 +286,7 @@ class World:
 
     def _visit(self, visit: Visit) -> None:
         self.visits[visit.job] = visit
-        self.promises.comes(visit)
+        self.records.comes(visit)
         v = visit
         self.post(
             lambda at: JobArrived(
@@ -312,7 +312,7 @@ class World:
         amount = strike.amount
         if self.story is not None:
             self.story.append(str(strike))
-        self.promises.strikes(strike)
+        self.records.strikes(strike)
         if fault is Fault.ANSWER_OF_OLD_ATTEMPT:
             for each in self.machine.services.values():
                 self.machine.arm(each, fault, amount)
@@ -484,9 +484,9 @@ class World:
         """A new broker knows nothing but how far the tokens have been given out."""
         self.note("the broker starts again")
         self.machine.broker_died()
-        self.scheduler = Scheduler(self.scenario.policy, self.promises.last_token + TOKEN_BLOCK)
+        self.scheduler = Scheduler(self.scenario.policy, self.records.last_token + TOKEN_BLOCK)
         self.state = self.scheduler.state
-        self.promises.broker_started()
+        self.records = self.records.of_next_broker()
         for record in (self.timers, self.visits, self.requests):
             record.clear()
         self._deaf_until = -math.inf
