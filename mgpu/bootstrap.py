@@ -152,7 +152,7 @@ async def running(
             learned_mib=_learned(measurements),
         )
         metrics.watch(broker.snapshot)
-        watchers.append(_keeper(measurements, broker.snapshot))
+        watchers.append(_remembers(measurements, broker.snapshot))
         recorder = None
         if config.jobs.trace is not None:
             recorder = TraceRecorder(
@@ -232,7 +232,7 @@ def _learned(measurements: MeasurementStore) -> dict[str, tuple[int, int]]:
     return {name: (known.footprint_mib, known.residual_mib) for name, known in found.items()}
 
 
-def _keeper(
+def _remembers(
     measurements: MeasurementStore, snapshot: Callable[[], Snapshot]
 ) -> Callable[[Observed], None]:
     """Writes down what was learned, with the UUIDs of the GPUs that it was learned on."""

@@ -14,7 +14,7 @@ from mgpu.api.catalogue import CATALOGUE, keep_catalogue
 from mgpu.api.deps import DEPS, Deps
 from mgpu.api.forward import DISK, OWN_PORT
 from mgpu.api.guard import finish_headers, make_guard
-from mgpu.api.keeper import KEEPERS, Keepers, end_keepers
+from mgpu.api.leaseholder import LEASEHOLDERS, Leaseholders, end_leaseholders
 from mgpu.api.problems import problems_middleware
 from mgpu.api.routes import ROUTES, Routes
 from mgpu.api.spool import DiskBudget
@@ -37,8 +37,8 @@ def make_app(deps: Deps) -> web.Application:
     app[DEPS] = deps
     app[ROUTES] = Routes(deps.config)
     app[DISK] = DiskBudget(deps.limits.spool_bytes)
-    app[KEEPERS] = Keepers()
-    app.on_cleanup.append(end_keepers)
+    app[LEASEHOLDERS] = Leaseholders()
+    app.on_cleanup.append(end_leaseholders)
     app.on_response_prepare.append(finish_headers)
     app.cleanup_ctx.append(keep_catalogue)
     for path in openai.PATHS:
@@ -84,8 +84,8 @@ def make_port_app(main: web.Application, consumer: str) -> web.Application:
     app = web.Application(middlewares=[problems_middleware, make_guard(deps, own_port=True)])
     app[DEPS] = deps
     app[DISK] = main[DISK]
-    app[KEEPERS] = Keepers()
-    app.on_cleanup.append(end_keepers)
+    app[LEASEHOLDERS] = Leaseholders()
+    app.on_cleanup.append(end_leaseholders)
     app[ROUTES] = main[ROUTES]
     app[OWN_PORT] = consumer
     app.on_response_prepare.append(finish_headers)

@@ -20,7 +20,7 @@ from typing import Any
 from aiohttp import web
 
 from mgpu.api.deps import DEPS
-from mgpu.api.keeper import Keeper
+from mgpu.api.leaseholder import Leaseholder
 from mgpu.api.routes import Upstream
 from mgpu.config.workflow import Workflow
 from mgpu.errors import BadRequest, ConsumerFailed
@@ -62,7 +62,7 @@ async def generate(
     """
     count, fields = _asked(workflow, document)
     runs = 1 if "n" in workflow.fields else count
-    keeper = Keeper(request, upstream, drop_when_left=True)
+    holder = Leaseholder(request, upstream, drop_when_left=True)
     url = upstream.url(workflow.path, "")
 
     async def work() -> web.StreamResponse:
@@ -70,22 +70,22 @@ async def generate(
         left_bytes = request.app[DEPS].config.server.max_body_mib * _MIB
         for number in range(runs):
             graph = workflow.filled(_varied(fields, number))
-            reply = await keeper.ask(keeper.send(url, {"prompt": graph}))
-            ending = await keeper.completed(reply)
+            reply = await holder.ask(holder.send(url, {"prompt": graph}))
+            ending = await holder.completed(reply)
             if ending is None:
-                return keeper.results.response(reply)
+                return holder.results.response(reply)
             if ending.failed:
-                return keeper.results.failure(ending)
+                return holder.results.failure(ending)
             for path in (ending.files or ())[: count - len(images) if runs == 1 else 1]:
-                _, content = await keeper.file(path, left_bytes)
+                _, content = await holder.file(path, left_bytes)
                 left_bytes -= len(content)
                 images.append(content)
         if not images:
             raise ConsumerFailed(f"{upstream.name} made no image.")
         data = [{"b64_json": base64.b64encode(image).decode()} for image in images]
-        return keeper.results.json({"created": int(time.time()), "data": data})
+        return holder.results.json({"created": int(time.time()), "data": data})
 
-    return await keeper.run(work)
+    return await holder.run(work)
 
 
 def _asked(workflow: Workflow, document: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:

@@ -15,7 +15,7 @@ from yarl import URL
 
 from mgpu.api import forward, proxy
 from mgpu.api.body import json_object
-from mgpu.api.keeper import Keeper
+from mgpu.api.leaseholder import Leaseholder
 from mgpu.api.routes import Upstream
 from mgpu.config.workflow import Workflow
 
@@ -25,18 +25,18 @@ async def answered_at_once(
 ) -> web.StreamResponse:
     """Pass the consumer's own answer on; the job ends when its work does."""
     upstream.check_allowed(request.method, url.path)
-    keeper = Keeper(request, upstream, drop_when_left=False)
+    holder = Leaseholder(request, upstream, drop_when_left=False)
 
     async with forward.receive(request) as body:
 
         async def work() -> web.StreamResponse:
-            reply = await keeper.ask(keeper.pass_on(url, body))
-            response = keeper.results.response(reply)
-            keeper.tell(response)
-            await keeper.completed(reply)
+            reply = await holder.ask(holder.pass_on(url, body))
+            response = holder.results.response(reply)
+            holder.tell(response)
+            await holder.completed(reply)
             return response
 
-        response = await keeper.run(work)
+        response = await holder.run(work)
     await proxy.start(request, response, upstream.name)
     return response
 
@@ -49,17 +49,17 @@ async def answered_with_result(
     With a ``workflow``, a body whose ``prompt`` is not a workflow itself is filled into that one.
     """
     upstream.check_allowed(request.method, url.path)
-    keeper = Keeper(request, upstream, drop_when_left=True)
+    holder = Leaseholder(request, upstream, drop_when_left=True)
 
     async def work(asked: Awaitable[aiohttp.ClientResponse]) -> web.StreamResponse:
-        reply = await keeper.ask(asked)
-        ending = await keeper.completed(reply)
-        return keeper.results.response(reply) if ending is None else await keeper.result(ending)
+        reply = await holder.ask(asked)
+        ending = await holder.completed(reply)
+        return holder.results.response(reply) if ending is None else await holder.result(ending)
 
     async with forward.receive(request) as body:
         if workflow is None:
-            return await keeper.run(lambda: work(keeper.pass_on(url, body)))
+            return await holder.run(lambda: work(holder.pass_on(url, body)))
         document = await json_object(body)
         if not isinstance(document.get("prompt"), dict):
             document = {"prompt": workflow.filled(document)}
-        return await keeper.run(lambda: work(keeper.send(url, document)))
+        return await holder.run(lambda: work(holder.send(url, document)))

@@ -1,7 +1,7 @@
 """A program that the broker starts, watches and stops itself, and whose output it logs.
 
-It runs below a keeper (``mgpu.consumers.keeper``), which ends everything the program has started
-when the broker asks for it or is no more. The broker holds the keeper's standard input for as long
+It runs below a reaper (``mgpu.consumers.reaper``), which ends everything the program has started
+when the broker asks for it or is no more. The broker holds the reaper's standard input for as long
 as the program is to run, and reads what the program prints from its standard output.
 """
 
@@ -25,10 +25,10 @@ from mgpu.consumers.output import OutputLog
 from mgpu.errors import LoadFailed, UnloadFailed
 from mgpu.ports import Placement, Whereabouts
 
-_KEEPER = str(Path(__file__).with_name("keeper.py"))
+_REAPER = str(Path(__file__).with_name("reaper.py"))
 _CONNECT_TIMEOUT_S = 1.0
 _KILLED_S = 5.0
-"""How long a killed keeper may take to be gone."""
+"""How long a killed reaper may take to be gone."""
 _NOT_INHERITED = ("MGPU_", "NOTIFY_SOCKET", "WATCHDOG_", "LISTEN_")
 """The broker's own settings and keys, and what lets a process speak to systemd in its place."""
 
@@ -42,7 +42,7 @@ class ProgramState:
     running: bool
     text: str
     pid: int | None = None
-    """Of the keeper, which the program and all that it starts descend from."""
+    """Of the reaper, which the program and all that it starts descend from."""
 
     @property
     def is_active(self) -> bool:
@@ -70,9 +70,9 @@ class ProgramState:
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """One life of the program. ``watching`` ends when the keeper has, with its exit status."""
+    """One life of the program. ``watching`` ends when the reaper has, with its exit status."""
 
-    keeper: asyncio.subprocess.Process
+    reaper: asyncio.subprocess.Process
     output: OutputLog
     watching: asyncio.Task[int]
 
@@ -117,27 +117,27 @@ class Program:
             raise LoadFailed(f"{self.name}: cannot start{where}: {error.strerror}") from error
 
     async def stop(self, timeout_s: float) -> None:
-        """Ask the keeper to end the program; past its deadline, or the grace, it is killed."""
+        """Ask the reaper to end the program; past its deadline, or the grace, it is killed."""
         run = self._run
         if run is None:
             return
         self._stopping = True
-        if run.keeper.stdin is not None:
-            run.keeper.stdin.close()
+        if run.reaper.stdin is not None:
+            run.reaper.stdin.close()
         done, _ = await asyncio.wait([run.watching], timeout=timeout_s)
         if not done:
-            _kill(run.keeper)
+            _kill(run.reaper)
             done, _ = await asyncio.wait([run.watching], timeout=_KILLED_S)
         if not done:
             raise UnloadFailed(
-                f"{self.name}: killed, but process {run.keeper.pid} or one that it started is "
+                f"{self.name}: killed, but process {run.reaper.pid} or one that it started is "
                 "still there"
             )
 
     async def state(self) -> ProgramState:
         """Whether it runs; never raises."""
         if self._is_running():
-            pid = None if self._run is None else self._run.keeper.pid
+            pid = None if self._run is None else self._run.reaper.pid
             return ProgramState(running=True, text="running", pid=pid)
         return ProgramState(running=False, text=self._ended)
 
@@ -167,10 +167,10 @@ class Program:
 
     async def _spawn(self, placement: Placement) -> _Run:
         command, environment = self._invocation(placement)
-        keeper = await asyncio.create_subprocess_exec(
+        reaper = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
-            _KEEPER,
+            _REAPER,
             str(self._config.stop_grace_s),
             "--",
             *command,
@@ -183,9 +183,9 @@ class Program:
         )
         self._stopping = False
         output = OutputLog(self._consumer, secrets_of_environment(self._config))
-        _log.info("program started", consumer=self._consumer, program=self.name, pid=keeper.pid)
-        watching = asyncio.ensure_future(self._watch(keeper, output))
-        return _Run(keeper, output, watching)
+        _log.info("program started", consumer=self._consumer, program=self.name, pid=reaper.pid)
+        watching = asyncio.ensure_future(self._watch(reaper, output))
+        return _Run(reaper, output, watching)
 
     def _invocation(self, placement: Placement) -> tuple[Sequence[str], Mapping[str, str]]:  # noqa: ARG002
         """The command line and the whole environment, for the GPUs that were chosen."""
@@ -195,15 +195,15 @@ class Program:
         }
         return self._config.command, inherited | self._config.environment
 
-    async def _watch(self, keeper: asyncio.subprocess.Process, output: OutputLog) -> int:
-        assert keeper.stdout is not None  # noqa: S101 - it is a pipe
-        following = asyncio.ensure_future(output.follow(keeper.stdout))
-        await _exit_of(keeper.pid)
-        # Had the keeper itself been killed, its group would be left, and hold the output open.
-        _kill(keeper)
+    async def _watch(self, reaper: asyncio.subprocess.Process, output: OutputLog) -> int:
+        assert reaper.stdout is not None  # noqa: S101 - it is a pipe
+        following = asyncio.ensure_future(output.follow(reaper.stdout))
+        await _exit_of(reaper.pid)
+        # Had the reaper itself been killed, its group would be left, and hold the output open.
+        _kill(reaper)
         await asyncio.wait([following], timeout=_KILLED_S)
         following.cancel()
-        status = await keeper.wait()
+        status = await reaper.wait()
         self._ended = _how(status) + output.last_words()
         if self._stopping:
             _log.info("program stopped", consumer=self._consumer, program=self.name)
@@ -215,7 +215,7 @@ class Program:
 
 
 def _how(status: int) -> str:
-    """Say how a keeper ended; one that was killed ends like a program that was."""
+    """Say how a reaper ended; one that was killed ends like a program that was."""
     number = -status if status < 0 else status - 128
     try:
         return f"ended by {signal.Signals(number).name}"
@@ -239,6 +239,6 @@ async def _exit_of(pid: int) -> None:
         os.close(process)
 
 
-def _kill(keeper: asyncio.subprocess.Process) -> None:
+def _kill(reaper: asyncio.subprocess.Process) -> None:
     with suppress(ProcessLookupError):
-        os.killpg(keeper.pid, signal.SIGKILL)
+        os.killpg(reaper.pid, signal.SIGKILL)

@@ -51,7 +51,7 @@ class Speech:
         }
 
     def pids(self) -> list[int]:
-        """The service's processes; not their keepers."""
+        """The service's processes; not their reapers."""
         found = subprocess.run(
             ["pgrep", "-f", "-x", self.command], capture_output=True, text=True, check=False
         )
@@ -62,7 +62,7 @@ class Speech:
 async def speech(tmp_path: Path) -> AsyncIterator[Speech]:
     service = Speech(tmp_path)
     yield service
-    async with asyncio.timeout(15):  # the broker was killed: its keepers are giving their grace
+    async with asyncio.timeout(15):  # the broker was killed: its reapers are giving their grace
         while service.pids():  # noqa: ASYNC110  nobody tells
             await asyncio.sleep(0.05)
 

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from mgpu.api import body, keeper
+from mgpu.api import body, leaseholder
 from tests.api.conftest import Site, Sites
 from tests.api.raw import RawClient
 from tests.support.comfyui import (
@@ -361,7 +361,7 @@ async def test_work_that_takes_too_long_is_interrupted(
 async def test_work_that_cannot_be_stopped_gives_the_lease_back_in_the_end(
     site: Site, comfyui: StandinComfyUI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(keeper, "STOP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(leaseholder, "STOP_TIMEOUT_S", 0.2)
     site.broker.job_timeout_s = 1.0  # long enough for ComfyUI to have taken the work by then
     comfyui.gate.close()
 

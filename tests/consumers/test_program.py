@@ -19,7 +19,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from mgpu.config.model import ConsumerConfig
-from mgpu.consumers import keeper
+from mgpu.consumers import reaper
 from mgpu.consumers.program import Program
 from mgpu.errors import LoadFailed
 from mgpu.ports import Placement
@@ -100,7 +100,7 @@ async def test_who_heeds_no_sigterm_is_killed_when_the_grace_is_over(tmp_path: P
         assert all(ended(pid, 0) for pid in everybody)
 
 
-async def test_a_keeper_that_hangs_is_killed_at_the_deadline(tmp_path: Path) -> None:
+async def test_a_reaper_that_hangs_is_killed_at_the_deadline(tmp_path: Path) -> None:
     async with program("--pids", str(tmp_path / "pids"), "--stubborn", stop_grace_s=60.0) as one:
         await one.start(5, NOWHERE)
         (pid,) = await pids(tmp_path / "pids", 1)
@@ -272,17 +272,17 @@ def broker_with(*options: str) -> subprocess.Popen[bytes]:
     )
 
 
-async def test_nothing_of_the_group_outlives_a_keeper_that_was_killed(tmp_path: Path) -> None:
+async def test_nothing_of_the_group_outlives_a_reaper_that_was_killed(tmp_path: Path) -> None:
     file = tmp_path / "pids"
     async with program("--pids", str(file), "--workers", "1", "--stubborn") as one:
         await one.start(5, NOWHERE)
         everybody = await pids(file, 2)
         assert one._run is not None
-        one._run.keeper.kill()
+        one._run.reaper.kill()
         await stopped(one)
         assert all(ended(pid) for pid in everybody)
 
 
-def test_the_keeper_needs_nothing_of_this_package() -> None:
-    text = Path(keeper.__file__).read_text()
+def test_the_reaper_needs_nothing_of_this_package() -> None:
+    text = Path(reaper.__file__).read_text()
     assert "mgpu" not in text

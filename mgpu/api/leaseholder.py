@@ -1,7 +1,7 @@
 """Who holds the lease of work that goes on after the consumer has answered.
 
-A task of its own, the keeper, since it may have to outlive the request: a web page that has its
-answer goes on with its connection, and a client that leaves does not stop what it has started,
+A task of its own, the leaseholder, since it may have to outlive the request: a web page that has
+its answer goes on with its connection, and a client that leaves does not stop what it has started,
 unless nobody else has a use for it. Then the work is dropped, and the lease is given back when the
 consumer says that it has stopped.
 
@@ -46,7 +46,7 @@ _SUCCESS = range(200, 300)
 log = structlog.get_logger(__name__)
 
 
-class Keepers(Tasks):
+class Leaseholders(Tasks):
     """The tasks of all jobs of this kind."""
 
     closing = False
@@ -57,12 +57,12 @@ class Keepers(Tasks):
         await super().close()
 
 
-KEEPERS = web.AppKey("keepers", Keepers)
+LEASEHOLDERS = web.AppKey("leaseholders", Leaseholders)
 
 
-async def end_keepers(app: web.Application) -> None:
-    """Close an application's keepers, after its last request."""
-    await app[KEEPERS].close()
+async def end_leaseholders(app: web.Application) -> None:
+    """Close an application's leaseholders, after its last request."""
+    await app[LEASEHOLDERS].close()
 
 
 class _Stage(Enum):
@@ -74,7 +74,7 @@ class _Stage(Enum):
     ANSWERING = auto()
 
 
-class Keeper:
+class Leaseholder:
     """One such job. ``run`` it; its other methods are for the work that it runs.
 
     ``drop_when_left``: the work is of no use to anybody once the client has left.
@@ -108,8 +108,8 @@ class Keeper:
 
         Raises what the lease or the work raises. Being cancelled means that the client has left.
         """
-        keepers = self._request.app[KEEPERS]
-        self._task = keepers.spawn(f"job {self._job}", self._keep(work))
+        leaseholders = self._request.app[LEASEHOLDERS]
+        self._task = leaseholders.spawn(f"job {self._job}", self._keep(work))
         try:
             return await self._outcome
         except asyncio.CancelledError:
@@ -243,7 +243,7 @@ class Keeper:
 
     async def _stop(self, work: str) -> None:
         """Have the work dropped whose time is up, and wait until the consumer has."""
-        if self._request.app[KEEPERS].closing:
+        if self._request.app[LEASEHOLDERS].closing:
             return
         self._unwanted.set()
         try:

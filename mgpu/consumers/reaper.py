@@ -1,4 +1,4 @@
-"""Runs one program and sees to it that nothing of it is left: ``keeper.py GRACE_S -- PROGRAM…``.
+"""Runs one program and sees to it that nothing of it is left: ``reaper.py GRACE_S -- PROGRAM…``.
 
 The broker starts a program through this one, which does what an init does in a container. It is the
 subreaper of all that the program starts (prctl(2), PR_SET_CHILD_SUBREAPER), so that workers in
