@@ -26,7 +26,7 @@ from aiodocker import Docker, DockerError
 from mgpu.config.problems import did_you_mean
 from mgpu.consumers.wire import UNBOUNDED, quote
 from mgpu.errors import ConfigError, ConsumerFailed, LoadFailed, UnloadFailed
-from mgpu.ports import Placement, Whereabouts
+from mgpu.ports import Whereabouts
 
 _STATE_TIMEOUT_S = 2.0
 _RESTART_S = 5.0
@@ -108,7 +108,7 @@ class Container:
         self._connector: aiohttp.UnixConnector | None = None
         self._engine: Docker | None = None
 
-    async def start(self, timeout_s: float, placement: Placement) -> None:  # noqa: ARG002
+    async def start(self, timeout_s: float) -> None:
         """Return when it runs; a container has the GPUs that it was made with.
 
         Only when the engine hangs it takes up to 2 s more, to ask for the container's state.

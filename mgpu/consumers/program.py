@@ -11,7 +11,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from mgpu.config.keys import secrets_of_environment
 from mgpu.config.model import ConsumerConfig
 from mgpu.consumers.output import OutputLog
 from mgpu.errors import LoadFailed, UnloadFailed
-from mgpu.ports import Placement, Whereabouts
+from mgpu.ports import Whereabouts
 
 _REAPER = str(Path(__file__).with_name("reaper.py"))
 _CONNECT_TIMEOUT_S = 1.0
@@ -86,6 +86,7 @@ class Program:
     def __init__(self, consumer: str, config: ConsumerConfig, died: Callable[[], None]) -> None:
         assert config.command is not None  # noqa: S101 - who has none has no program
         self.name = Path(config.command[0]).name
+        self._command = config.command
         self._consumer = consumer
         self._config = config
         self._died = died
@@ -93,7 +94,7 @@ class Program:
         self._stopping = False
         self._ended = "not started"
 
-    async def start(self, timeout_s: float, placement: Placement) -> None:
+    async def start(self, timeout_s: float) -> None:
         """Return when the program has been started; whether it serves is to be asked.
 
         Raises ``LoadFailed`` when something else serves at its address already.
@@ -103,7 +104,7 @@ class Program:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._refuse_a_stranger()
-                starting = asyncio.ensure_future(self._spawn(placement))
+                starting = asyncio.ensure_future(self._spawn())
                 try:
                     # Cancelled half-way, asyncio would not say which process it has started.
                     self._run = await asyncio.shield(starting)
@@ -165,20 +166,19 @@ class Program:
             "this consumer another port"
         )
 
-    async def _spawn(self, placement: Placement) -> _Run:
-        command, environment = self._invocation(placement)
+    async def _spawn(self) -> _Run:
         reaper = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
             _REAPER,
             str(self._config.stop_grace_s),
             "--",
-            *command,
+            *self._command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
             cwd=self._config.cwd,
-            env=environment,
+            env=self._environment(),
             start_new_session=True,
         )
         self._stopping = False
@@ -187,13 +187,11 @@ class Program:
         watching = asyncio.ensure_future(self._watch(reaper, output))
         return _Run(reaper, output, watching)
 
-    def _invocation(self, placement: Placement) -> tuple[Sequence[str], Mapping[str, str]]:  # noqa: ARG002
-        """The command line and the whole environment, for the GPUs that were chosen."""
-        assert self._config.command is not None  # noqa: S101 - who has none has no program
+    def _environment(self) -> Mapping[str, str]:
         inherited = {
             name: value for name, value in os.environ.items() if not name.startswith(_NOT_INHERITED)
         }
-        return self._config.command, inherited | self._config.environment
+        return inherited | self._config.environment
 
     async def _watch(self, reaper: asyncio.subprocess.Process, output: OutputLog) -> int:
         assert reaper.stdout is not None  # noqa: S101 - it is a pipe

@@ -55,11 +55,14 @@ class SupervisorState(Protocol):
 
 
 class Supervisor(Protocol):
-    """Who starts and stops a consumer as a whole. ``name`` is how a person would call it."""
+    """Who starts and stops a consumer as a whole. ``name`` is how a person would call it.
+
+    What is to be started on other GPUs has a supervisor of its own (``mgpu.consumers.placed``).
+    """
 
     name: str
 
-    async def start(self, timeout_s: float, placement: Placement) -> None:
+    async def start(self, timeout_s: float) -> None:
         """Return when it runs; raise ``LoadFailed`` after ``timeout_s``, or little later."""
 
     async def stop(self, timeout_s: float) -> None:
@@ -107,7 +110,7 @@ class SupervisedController:
                 to_be_stopped = False
             else:
                 with self._named(LoadFailed):
-                    await self._supervisor.start(deadline - loop.time(), placement)
+                    await self._supervisor.start(deadline - loop.time())
                 await self._wait_for_service(deadline)
             await self._http.load_until(deadline, placement, body)
         except LoadFailed:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mgpu.errors import ConfigError, ConsumerFailed, LoadFailed, UnloadFailed
-from mgpu.ports import Placement, Whereabouts
+from mgpu.ports import Whereabouts
 
 _STATE_TIMEOUT_S = 2.0
 _OUTPUT_CHARS = 300
@@ -88,7 +88,7 @@ class SystemdUnit:
         user = ("--user",) if scope == "user" else ()
         self._command = (*systemctl, *user, "--no-ask-password")
 
-    async def start(self, timeout_s: float, placement: Placement) -> None:  # noqa: ARG002
+    async def start(self, timeout_s: float) -> None:
         """Return when the unit is active; raise ``LoadFailed`` after ``timeout_s`` at the latest.
 
         A unit has GPUs of its own. Only when systemctl hangs it takes up to 2 s more, to ask for

@@ -48,8 +48,8 @@ async def test_a_container_is_started_and_stopped_as_often_as_wanted(engine: Eng
     async with real(engine, "often") as one:
         assert (await one.state()).is_stopped
         for _ in range(2):
-            await one.start(30, NOWHERE)
-            await one.start(30, NOWHERE)
+            await one.start(30)
+            await one.start(30)
             assert (await one.state()).is_active
             await one.stop(30)
             await one.stop(30)
@@ -59,7 +59,7 @@ async def test_a_container_is_started_and_stopped_as_often_as_wanted(engine: Eng
 async def test_its_id_and_first_process_tell_whose_processes_are_its(engine: Engine) -> None:
     await engine.create("whose", *SLEEP)
     async with real(engine, "whose") as one:
-        await one.start(30, NOWHERE)
+        await one.start(30)
         state = await one.state()
         groups = await asyncio.to_thread(Path(f"/proc/{state.pid}/cgroup").read_text)
         assert f"{engine.group}{state.id}" in groups
@@ -69,7 +69,7 @@ async def test_one_that_is_not_there_is_named_with_the_nearest(engine: Engine) -
     await engine.create("kokoro-tts", *SLEEP)
     async with real(engine, "kokoro_tts") as one:
         with pytest.raises(LoadFailed) as caught:
-            await one.start(30, NOWHERE)
+            await one.start(30)
         assert caught.value.detail == (
             "no container is called 'kokoro_tts'; did you mean kokoro-tts?"
         )
@@ -83,12 +83,12 @@ async def test_one_that_somebody_paused_is_resumed_first(engine: Engine, wanted:
     name = f"paused-{wanted}"
     await engine.create(name, *SLEEP)
     async with real(engine, name) as one:
-        await one.start(30, NOWHERE)
+        await one.start(30)
         await engine.do(name, "pause")
         state = await one.state()
         assert (str(state), state.is_active, state.is_stopped) == ("paused", False, False)
         if wanted == "start":
-            await one.start(30, NOWHERE)
+            await one.start(30)
             assert (await one.state()).is_active
         else:
             await one.stop(30)
@@ -98,7 +98,7 @@ async def test_one_that_somebody_paused_is_resumed_first(engine: Engine, wanted:
 async def test_what_the_engine_complains_about_is_passed_on(engine: Engine) -> None:
     await engine.create("broken", "/nowhere/program")
     async with real(engine, "broken") as one:
-        await one.start(30, NOWHERE)
+        await one.start(30)
         await becomes(one, lambda state: state.is_stopped)
         assert str(await one.state()).endswith("(exit code 127)")
 
@@ -116,7 +116,7 @@ async def test_one_that_died_is_restarted_by_its_engine_and_stays_stopped_by_the
 ) -> None:
     await engine.create(policy, *SLEEP, RestartPolicy={"Name": policy})
     async with real(engine, policy) as one:
-        await one.start(30, NOWHERE)
+        await one.start(30)
         first = (await one.state()).pid
         os.kill(first, signal.SIGKILL)
         await becomes(one, lambda state: state.is_active and state.pid != first)
@@ -131,11 +131,11 @@ async def test_one_that_died_is_restarted_by_its_engine_and_stays_stopped_by_the
 async def test_a_kill_through_the_engine_counts_as_a_stop(engine: Engine) -> None:
     await engine.create("killed", *SLEEP, RestartPolicy={"Name": "always"})
     async with real(engine, "killed") as one:
-        await one.start(30, NOWHERE)
+        await one.start(30)
         await engine.do("killed", "kill")
         await becomes(one, lambda state: state.is_stopped)
         assert str(await one.state()) == "exited (exit code 137)"
-        await one.start(30, NOWHERE)
+        await one.start(30)
         assert (await one.state()).is_active
 
 
@@ -150,10 +150,10 @@ async def test_while_its_engine_is_away_nobody_can_say_and_afterwards_it_is_as_b
             with pytest.raises(ConsumerFailed, match=f"(there is no|at) {engine.socket}: "):
                 await one.state()
             with pytest.raises(LoadFailed, match=f"(there is no|at) {engine.socket}: "):
-                await one.start(30, NOWHERE)
+                await one.start(30)
         finally:
             await asyncio.to_thread(engine.start)
-        await one.start(30, NOWHERE)
+        await one.start(30)
         assert (await one.state()).is_active
         await one.stop(30)
 
@@ -166,7 +166,7 @@ async def test_docker_starts_what_is_always_to_run_when_it_starts_itself(
     name = f"{policy}-again"
     await docker.create(name, *SLEEP, RestartPolicy={"Name": policy})
     async with real(docker, name) as one:
-        await one.start(30, NOWHERE)
+        await one.start(30)
         await one.stop(30)
         await asyncio.to_thread(docker.stop)
         await asyncio.to_thread(docker.start)
@@ -219,7 +219,7 @@ async def test_what_dockers_health_check_says_is_waited_for(
 async def test_a_socket_that_is_missing_is_named(tmp_path: Path) -> None:
     async with fake_container(tmp_path / "none.sock") as one:
         with pytest.raises(LoadFailed) as caught:
-            await one.start(5, NOWHERE)
+            await one.start(5)
         assert caught.value.detail == (
             f"container tts: there is no {tmp_path}/none.sock: start Docker or Podman's socket, "
             "or name another one by container_socket"
@@ -356,7 +356,7 @@ async def test_the_engines_own_version_is_spoken_and_the_grace_is_in_whole_secon
     tmp_path: Path,
 ) -> None:
     async with faked(tmp_path, version="1.47") as (engine, one):
-        await one.start(5, NOWHERE)
+        await one.start(5)
         await one.stop(5)
         assert "POST /v1.47/containers/tts/start" in engine.asked
         assert "POST /v1.47/containers/tts/stop?t=3" in engine.asked
@@ -377,7 +377,7 @@ async def test_started_already_is_started_and_stopped_already_is_stopped(
 ) -> None:
     answers = {"start": (code, None), "stop": (code, None)}
     async with faked(tmp_path, answers=answers) as (_, one):
-        await one.start(5, NOWHERE)
+        await one.start(5)
         await one.stop(5)
 
 
@@ -426,7 +426,7 @@ async def test_a_start_that_the_engine_refuses_says_why(
 ) -> None:
     async with faked(tmp_path, answers={"start": answer}) as (_, one):
         with pytest.raises(LoadFailed, match=f"^container tts: .*{said}"):
-            await one.start(5, NOWHERE)
+            await one.start(5)
 
 
 @pytest.mark.parametrize("answer", [(200, "hello"), (200, {}), (200, []), (200, {"State": 7})])
@@ -450,7 +450,7 @@ async def test_when_the_engine_hangs_the_containers_state_decides(
 ) -> None:
     state = {"Status": status}
     async with faked(tmp_path, hanging={verb}, state=state) as (_, one):
-        doing = one.start(0.3, NOWHERE) if verb == "start" else one.stop(0.3)
+        doing = one.start(0.3) if verb == "start" else one.stop(0.3)
         if works:
             await doing
             return

@@ -22,11 +22,9 @@ from mgpu.config.model import ConsumerConfig
 from mgpu.consumers import reaper
 from mgpu.consumers.program import Program
 from mgpu.errors import LoadFailed
-from mgpu.ports import Placement
 from tests.support.servers import free_port
 from tests.support.systemd import CHECKOUT
 
-NOWHERE = Placement()
 PROGRAM = (sys.executable, str(CHECKOUT / "tests" / "support" / "program.py"))
 
 
@@ -80,7 +78,7 @@ async def test_a_program_is_started_and_ended_with_all_that_it_has_started(tmp_p
     file = tmp_path / "pids"
     async with program("--pids", str(file), "--workers", "2", "--escapers", "2") as one:
         assert (await one.state()).is_stopped
-        await one.start(5, NOWHERE)
+        await one.start(5)
         assert (await one.state()).is_active
         everybody = await pids(file, 5)
         await one.stop(20)
@@ -92,7 +90,7 @@ async def test_who_heeds_no_sigterm_is_killed_when_the_grace_is_over(tmp_path: P
     file = tmp_path / "pids"
     options = ("--pids", str(file), "--workers", "1", "--escapers", "1", "--stubborn")
     async with program(*options, stop_grace_s=0.5) as one:
-        await one.start(5, NOWHERE)
+        await one.start(5)
         everybody = await pids(file, 3)
         began = time.monotonic()
         await one.stop(20)
@@ -102,7 +100,7 @@ async def test_who_heeds_no_sigterm_is_killed_when_the_grace_is_over(tmp_path: P
 
 async def test_a_reaper_that_hangs_is_killed_at_the_deadline(tmp_path: Path) -> None:
     async with program("--pids", str(tmp_path / "pids"), "--stubborn", stop_grace_s=60.0) as one:
-        await one.start(5, NOWHERE)
+        await one.start(5)
         (pid,) = await pids(tmp_path / "pids", 1)
         await one.stop(0.3)
         assert ended(pid)
@@ -111,8 +109,8 @@ async def test_a_reaper_that_hangs_is_killed_at_the_deadline(tmp_path: Path) -> 
 
 async def test_starting_twice_starts_once_and_stopping_twice_is_nothing(tmp_path: Path) -> None:
     async with program("--pids", str(tmp_path / "pids")) as one:
-        await one.start(5, NOWHERE)
-        await one.start(5, NOWHERE)
+        await one.start(5)
+        await one.start(5)
         assert len(await pids(tmp_path / "pids", 1)) == 1
         await one.stop(10)
         await one.stop(10)
@@ -123,7 +121,7 @@ async def test_a_program_that_dies_is_noticed_at_once_and_its_last_words_are_kep
     with capture_logs() as logs:
         options = ("--say", "loading weights", "--say", "CUDA out of memory", "--exit", "3")
         async with program(*options, died=died.set) as one:
-            await one.start(5, NOWHERE)
+            await one.start(5)
             async with asyncio.timeout(10):
                 await died.wait()
             state = await one.state()
@@ -140,7 +138,7 @@ async def test_a_program_that_dies_is_noticed_at_once_and_its_last_words_are_kep
 async def test_one_that_was_asked_to_end_has_not_died() -> None:
     died: list[bool] = []
     async with program(died=lambda: died.append(True)) as one:
-        await one.start(5, NOWHERE)
+        await one.start(5)
         await one.stop(10)
         assert str(await one.state()) == "ended by SIGTERM"
     assert not died
@@ -150,7 +148,7 @@ async def test_what_a_dead_program_leaves_behind_is_ended_too(tmp_path: Path) ->
     file = tmp_path / "pids"
     options = ("--pids", str(file), "--workers", "1", "--escapers", "1", "--exit", "0")
     async with program(*options) as one:
-        await one.start(5, NOWHERE)
+        await one.start(5)
         everybody = await pids(file, 3)
         await stopped(one)
         assert all(ended(pid, 0) for pid in everybody)
@@ -158,12 +156,12 @@ async def test_what_a_dead_program_leaves_behind_is_ended_too(tmp_path: Path) ->
 
 async def test_a_program_that_was_killed_says_so(tmp_path: Path) -> None:
     async with program("--pids", str(tmp_path / "pids")) as one:
-        await one.start(5, NOWHERE)
+        await one.start(5)
         (pid,) = await pids(tmp_path / "pids", 1)
         os.kill(pid, signal.SIGKILL)
         await stopped(one)
         assert str(await one.state()) == "ended by SIGKILL"
-        await one.start(5, NOWHERE)
+        await one.start(5)
         assert (await one.state()).is_active
 
 
@@ -176,7 +174,7 @@ async def test_a_program_that_was_killed_says_so(tmp_path: Path) -> None:
 )
 async def test_a_program_that_cannot_be_run_says_why(command: tuple[str], said: str) -> None:
     async with program(command=command) as one:
-        await one.start(5, NOWHERE)
+        await one.start(5)
         await stopped(one)
         assert said in str(await one.state())
 
@@ -184,7 +182,7 @@ async def test_a_program_that_cannot_be_run_says_why(command: tuple[str], said: 
 async def test_a_folder_that_is_not_there_fails_the_start(tmp_path: Path) -> None:
     async with program(cwd=tmp_path / "models") as one:
         with pytest.raises(LoadFailed, match=r"cannot start in .*/models: No such file"):
-            await one.start(5, NOWHERE)
+            await one.start(5)
 
 
 async def test_a_stranger_at_its_address_is_named_and_left_alone() -> None:
@@ -192,7 +190,7 @@ async def test_a_stranger_at_its_address_is_named_and_left_alone() -> None:
         url = one._config.url
         address = ("127.0.0.1", int(url.rpartition(":")[2]))
         with socket.create_server(address), pytest.raises(LoadFailed) as caught:
-            await one.start(5, NOWHERE)
+            await one.start(5)
     assert caught.value.detail == (
         f"{Path(sys.executable).name}: something else listens at {url} already: end that, or give "
         "this consumer another port"
@@ -209,7 +207,7 @@ async def test_it_has_the_brokers_environment_and_its_own_but_not_the_brokers_se
     options = [word for name in names for word in ("--environment", name)]
     with capture_logs() as logs:
         async with program(*options, "--exit", "0", environment={"CUDA_VISIBLE_DEVICES": 1}) as one:
-            await one.start(5, NOWHERE)
+            await one.start(5)
             await stopped(one)
     assert [log["line"] for log in logs if log["event"] == "output"] == [
         "MGPU_API_KEY=None",
@@ -222,7 +220,7 @@ async def test_it_has_the_brokers_environment_and_its_own_but_not_the_brokers_se
 async def test_its_secrets_are_not_among_its_last_words() -> None:
     options = ("--environment", "HF_TOKEN", "--exit", "1")
     async with program(*options, environment={"HF_TOKEN": "hf_0123456789"}) as one:
-        await one.start(5, NOWHERE)
+        await one.start(5)
         await stopped(one)
         assert str(await one.state()).endswith("it said last: HF_TOKEN=[redacted]")
 
@@ -230,7 +228,7 @@ async def test_its_secrets_are_not_among_its_last_words() -> None:
 async def test_a_cancelled_start_leaves_nothing_that_close_does_not_end(tmp_path: Path) -> None:
     file = tmp_path / "pids"
     async with program("--pids", str(file)) as one:
-        starting = asyncio.create_task(one.start(30, NOWHERE))
+        starting = asyncio.create_task(one.start(30))
         await asyncio.sleep(0)
         starting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -242,11 +240,10 @@ BROKER = """
 import asyncio, sys
 from mgpu.config.model import ConsumerConfig
 from mgpu.consumers.program import Program
-from mgpu.ports import Placement
 
 async def main():
     config = ConsumerConfig(url="http://127.0.0.1:1", command=sys.argv[1:], stop_grace_s=1)
-    await Program("tts", config, lambda: None).start(5, Placement())
+    await Program("tts", config, lambda: None).start(5)
     await asyncio.sleep(1000)
 
 asyncio.run(main())
@@ -275,7 +272,7 @@ def broker_with(*options: str) -> subprocess.Popen[bytes]:
 async def test_nothing_of_the_group_outlives_a_reaper_that_was_killed(tmp_path: Path) -> None:
     file = tmp_path / "pids"
     async with program("--pids", str(file), "--workers", "1", "--stubborn") as one:
-        await one.start(5, NOWHERE)
+        await one.start(5)
         everybody = await pids(file, 2)
         assert one._run is not None
         one._run.reaper.kill()

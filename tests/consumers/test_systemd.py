@@ -13,10 +13,8 @@ import pytest
 from mgpu.consumers import systemd as systemd_module
 from mgpu.consumers.systemd import SystemdUnit, UnitState, unit_name
 from mgpu.errors import ConfigError, ConsumerFailed, LoadFailed, UnloadFailed
-from mgpu.ports import Placement
 from tests.support.systemd import Systemd
 
-NOWHERE = Placement()
 SLEEPER = "[Service]\nExecStart=/bin/sleep infinity\n"
 
 
@@ -49,7 +47,7 @@ async def test_a_unit_is_started_and_stopped(systemd: Systemd) -> None:
     sleeper = unit(systemd, "plain")
     assert (await sleeper.state()).is_stopped
 
-    await sleeper.start(10, NOWHERE)
+    await sleeper.start(10)
     assert systemd.show("plain.service", "ActiveState") == "active"
     assert await sleeper.state() == UnitState(
         "loaded", "active", "running", "success", "/system.slice/plain.service"
@@ -64,9 +62,9 @@ async def test_starting_a_running_unit_and_stopping_a_stopped_one_change_nothing
     systemd: Systemd,
 ) -> None:
     sleeper = unit(systemd, "twice")
-    await sleeper.start(10, NOWHERE)
+    await sleeper.start(10)
     pid = systemd.show("twice.service", "MainPID")
-    await sleeper.start(10, NOWHERE)
+    await sleeper.start(10)
     assert systemd.show("twice.service", "MainPID") == pid
     await sleeper.stop(10)
     await sleeper.stop(10)
@@ -76,7 +74,7 @@ async def test_a_unit_that_does_not_exist_is_named(systemd: Systemd) -> None:
     nobody = SystemdUnit("nobody", systemctl=systemd.systemctl_command)
     assert str(await nobody.state()) == "inactive, its file is not-found"
     with pytest.raises(LoadFailed) as caught:
-        await nobody.start(10, NOWHERE)
+        await nobody.start(10)
     assert caught.value.detail == (
         "nobody.service: systemctl start: Failed to start nobody.service: "
         "Unit nobody.service not found"
@@ -88,7 +86,7 @@ async def test_a_unit_that_does_not_exist_is_named(systemd: Systemd) -> None:
 async def test_a_unit_whose_program_fails_is_a_failed_load(systemd: Systemd) -> None:
     broken = unit(systemd, "broken", "[Service]\nType=oneshot\nExecStart=/bin/false\n")
     with pytest.raises(LoadFailed, match=r"broken\.service: systemctl start: Job for broken"):
-        await broken.start(10, NOWHERE)
+        await broken.start(10)
     state = await broken.state()
     assert state.is_stopped
     assert str(state) == "failed (failed, result exit-code)"
@@ -98,14 +96,14 @@ async def test_a_hanging_start_worked_if_the_unit_is_active(
     systemd: Systemd, tmp_path: Path
 ) -> None:
     systemd.write_unit("hung-start.service", SLEEPER)
-    await SystemdUnit("hung-start", systemctl=(hanging(tmp_path, systemd),)).start(0.5, NOWHERE)
+    await SystemdUnit("hung-start", systemctl=(hanging(tmp_path, systemd),)).start(0.5)
     assert systemd.show("hung-start.service", "ActiveState") == "active"
 
 
 async def test_a_hanging_stop_worked_if_the_unit_is_stopped(
     systemd: Systemd, tmp_path: Path
 ) -> None:
-    await unit(systemd, "hung-stop").start(10, NOWHERE)
+    await unit(systemd, "hung-stop").start(10)
     await SystemdUnit("hung-stop", systemctl=(hanging(tmp_path, systemd),)).stop(0.5)
     assert systemd.show("hung-stop.service", "ActiveState") == "inactive"
 
@@ -114,7 +112,7 @@ async def test_a_start_that_takes_too_long_fails_with_the_units_state(systemd: S
     slow = unit(systemd, "slow", "[Service]\nType=notify\nExecStart=/bin/sleep infinity\n")
     began = time.monotonic()
     with pytest.raises(LoadFailed) as caught:
-        await slow.start(0.3, NOWHERE)
+        await slow.start(0.3)
     assert time.monotonic() - began < 2.0
     assert caught.value.detail == (
         "slow.service: not started within 0.3 s, it is activating (start)"
@@ -123,7 +121,7 @@ async def test_a_start_that_takes_too_long_fails_with_the_units_state(systemd: S
 
 async def test_a_unit_whose_stop_hangs_fails_with_the_units_state(systemd: Systemd) -> None:
     stubborn = unit(systemd, "stubborn", f"{SLEEPER}ExecStop=/bin/sleep infinity\n")
-    await stubborn.start(10, NOWHERE)
+    await stubborn.start(10)
     with pytest.raises(UnloadFailed) as caught:
         await stubborn.stop(0.3)
     assert caught.value.detail == (
@@ -154,7 +152,7 @@ async def test_a_cancelled_start_leaves_no_process(tmp_path: Path) -> None:
     os.mkfifo(fifo)
     script = f"sleep 1000 & echo $! >{fifo}; wait"
     dead = SystemdUnit("any", systemctl=(fake_systemctl(tmp_path, script),))
-    starting = asyncio.create_task(dead.start(60, NOWHERE))
+    starting = asyncio.create_task(dead.start(60))
     async with asyncio.timeout(10):
         pid = await asyncio.to_thread(fifo.read_text)
         starting.cancel()
@@ -176,7 +174,7 @@ def ends(pid: str) -> bool:
 async def test_a_missing_systemctl_is_said(tmp_path: Path) -> None:
     absent = SystemdUnit("any", systemctl=(str(tmp_path / "systemctl"),))
     with pytest.raises(LoadFailed, match=r"any\.service: cannot run .*No such file or directory"):
-        await absent.start(1, NOWHERE)
+        await absent.start(1)
     with pytest.raises(UnloadFailed, match="cannot run"):
         await absent.stop(1)
     with pytest.raises(ConsumerFailed, match="cannot run"):

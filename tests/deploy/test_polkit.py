@@ -9,7 +9,6 @@ import pytest
 
 from mgpu.consumers.systemd import SystemdUnit
 from mgpu.errors import LoadFailed, UnloadFailed
-from mgpu.ports import Placement
 from tests.support.systemd import CHECKOUT, Systemd
 
 DEPLOY = CHECKOUT / "deploy" / "systemd"
@@ -50,7 +49,7 @@ async def test_the_broker_may_start_and_stop_the_units_that_the_rule_names(
 ) -> None:
     systemd.write_unit("tts.service", SLEEPER)
     tts = SystemdUnit("tts", systemctl=as_mgpu)
-    await tts.start(10, Placement())
+    await tts.start(10)
     assert systemd.show("tts.service", "ActiveState") == "active"
     await tts.stop(10)
     assert systemd.show("tts.service", "ActiveState") == "inactive"
@@ -62,7 +61,7 @@ async def test_the_broker_may_not_touch_other_units(
     systemd.write_unit("database.service", SLEEPER)
     database = SystemdUnit("database", systemctl=as_mgpu)
     with pytest.raises(LoadFailed, match="a polkit rule has to allow it"):
-        await database.start(10, Placement())
+        await database.start(10)
     systemd.systemctl("start", "database").check_returncode()
     with pytest.raises(UnloadFailed, match="a polkit rule has to allow it"):
         await database.stop(10)
