@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from typing import Protocol
 
+from mgpu.broker.clients import Clients
 from mgpu.broker.probing import Prober
 from mgpu.broker.sampling import Sampler
 from mgpu.broker.tasks import Tasks
@@ -40,25 +40,6 @@ BROKE = "its controller broke"
 """What the scheduler is told when a controller raises what it must not: it waits for nothing."""
 
 
-class Clients(Protocol):
-    """Those who wait for the scheduler's word."""
-
-    def granted(self, effect: Grant) -> None:
-        """A waiting job may compute."""
-
-    def aborted(self, effect: Abort) -> None:
-        """A running job is to stop."""
-
-    def finished(self, effect: Finish) -> None:
-        """A job has come to its end."""
-
-    def answered(self, effect: Answer) -> None:
-        """A person's request is carried out or refused."""
-
-    def forgotten(self, effect: Forget) -> None:
-        """A consumer is not there any more."""
-
-
 class EffectRunner:
     """Runs one effect after the other; never blocks, never raises for what the world does."""
 
@@ -66,6 +47,7 @@ class EffectRunner:
         self,
         *,
         clients: Clients,
+        forget: Callable[[str], None],
         controllers: Mapping[str, ConsumerController],
         placement_of: Callable[[tuple[int, ...]], Placement],
         clock: Clock,
@@ -76,6 +58,7 @@ class EffectRunner:
         observe: Callable[[Observed], None],
     ) -> None:
         self._clients = clients
+        self._forget = forget
         self._controllers = controllers
         self._placement_of = placement_of
         self._clock = clock
@@ -106,8 +89,8 @@ class EffectRunner:
                 self._set_timer(timer, at)
             case CancelTimer(timer):
                 self._cancel_timer(timer)
-            case Forget():
-                self._clients.forgotten(effect)
+            case Forget(consumer):
+                self._forget(consumer)
             case Sample(fast):
                 self._sampler.sample(fast=fast)
             case _:

@@ -2,34 +2,30 @@
 
 A job is a lease: ``async with broker.lease(...)`` waits until the job may compute and gives the
 lease back when its body ends, however it ends. Waiting ends with an error of ``mgpu.errors`` when
-the scheduler refuses. A body that has to stop (its time is up) is cancelled from here and the
-reason raised in its place, the way ``asyncio.timeout`` does it.
+the scheduler refuses.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import uuid
 from collections.abc import AsyncIterator, Callable, Hashable, Mapping, MutableMapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import structlog
 
+from mgpu.broker.clients import Clients, Lease
 from mgpu.broker.effects import EffectRunner, Observed
 from mgpu.broker.loop import Loop
 from mgpu.broker.probing import Prober
 from mgpu.broker.sampling import Sampler
 from mgpu.broker.tasks import Tasks
 from mgpu.core import placement, views
-from mgpu.core.effects import Abort, Answer, Finish, Forget, Grant, Phases
 from mgpu.core.events import (
     DrainRequested,
     Event,
     JobArrived,
-    JobEnded,
     JobKind,
     JobLeft,
     PauseRequested,
@@ -39,33 +35,13 @@ from mgpu.core.events import (
     ResumeRequested,
     UnloadRequested,
 )
-from mgpu.core.model import ConsumerState, Outcome, Policy, Refusal
+from mgpu.core.model import ConsumerState, Policy
 from mgpu.core.scheduler import Scheduler
 from mgpu.core.views import JobView, Snapshot
-from mgpu.errors import BY_CODE, ClientLeft, MgpuError, UnknownJob
+from mgpu.errors import UnknownJob
 from mgpu.ports import Clock, ConsumerController, GpuProbe, Placement
 
 log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Lease:
-    """The right to compute. Whoever holds it sets ``failed`` when the consumer's answer was one."""
-
-    job: str
-    consumer: str
-    token: int
-    gpus: tuple[int, ...]
-    phases: Phases
-    failed: bool = False
-    aborted: Refusal | None = None
-    """Why its body was told to stop, if it was."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Waiter:
-    task: asyncio.Task[object] | None
-    granted: asyncio.Future[None]
 
 
 class Broker:
@@ -93,16 +69,12 @@ class Broker:
         self._probers: dict[str, asyncio.Task[None]] = {}
         self._clock = clock
         self._tasks = Tasks()
-        self._waiters: dict[str, _Waiter] = {}
-        self._leases: dict[str, Lease] = {}
-        self._requests: dict[str, asyncio.Future[None]] = {}
-        self._request_numbers = itertools.count(1)
-        self._idle = asyncio.Event()
-        self._idle.set()
+        self._clients = Clients(clock, self._post)
         self._sampler = Sampler(probe, clock, self._post, sample_interval_s)
         self._prober = Prober(controllers, self._attempt_of, clock, self._post)
         self._effects = EffectRunner(
-            clients=self,
+            clients=self._clients,
+            forget=self._forget,
             controllers=controllers,
             placement_of=self._placement,
             clock=clock,
@@ -134,7 +106,7 @@ class Broker:
         self._loop.post(DrainRequested(self._clock.now()))
         try:
             async with asyncio.timeout(timeout_s):
-                await self._idle.wait()
+                await self._clients.none_computes()
         except TimeoutError:
             return False
         return True
@@ -177,21 +149,8 @@ class Broker:
             idle_unload_s=idle_unload_s,
             load_key=load_key,
         )
-        outcome = Outcome.FAILED
-        try:
-            await self._admitted(arrival)
-            lease = self._leases[job]
+        async with self._clients.lease(arrival) as lease:
             yield lease
-            outcome = Outcome.FAILED if lease.failed else Outcome.DONE
-        except asyncio.CancelledError:
-            reason = self._reason_to_stop(job)
-            if reason is None or isinstance(reason, ClientLeft):
-                outcome = Outcome.CANCELLED
-            if reason is None:
-                raise
-            raise reason from None
-        finally:
-            self._give_back(job, outcome)
 
     async def load(self, consumer: str, load_key: str | None = None) -> None:
         """Make a consumer resident; raises what a job for it would be refused with.
@@ -199,16 +158,14 @@ class Broker:
         ``load_key``: as for ``lease``; one that is loaded otherwise is loaded anew when it is idle.
         """
         job, now = self.new_job_id(), self._clock.now()
-        try:
-            await self._admitted(
-                JobArrived(now, job, consumer, kind=JobKind.LOAD, load_key=load_key)
-            )
-        finally:
-            self._give_back(job, Outcome.CANCELLED)
+        arrival = JobArrived(now, job, consumer, kind=JobKind.LOAD, load_key=load_key)
+        await self._clients.loaded(arrival)
 
     async def unload(self, consumer: str) -> None:
         """Make a consumer absent, its running jobs first; raises ``MgpuError`` when it fails."""
-        await self._answer_to(lambda request: UnloadRequested(self._clock.now(), request, consumer))
+        await self._clients.answer_to(
+            lambda request: UnloadRequested(self._clock.now(), request, consumer)
+        )
 
     async def restart(self, consumer: str) -> None:
         """Stop a consumer, whatever it does, and load it again if there is a way to.
@@ -216,7 +173,7 @@ class Broker:
         Raises ``MgpuError`` when it cannot be stopped, or what a job that loads is refused with.
         """
         log.info("restarting", consumer=consumer)
-        await self._answer_to(
+        await self._clients.answer_to(
             lambda request: RestartRequested(self._clock.now(), request, consumer)
         )
         state = self._scheduler.state
@@ -234,7 +191,7 @@ class Broker:
         Raises ``UnloadFailed`` when somebody may hold memory still; it is paused all the same.
         """
         log.info("paused")
-        await self._answer_to(lambda request: PauseRequested(self._clock.now(), request))
+        await self._clients.answer_to(lambda request: PauseRequested(self._clock.now(), request))
 
     def resume(self) -> None:
         """Go on after a pause."""
@@ -303,78 +260,18 @@ class Broker:
         ]
         return tuple(problems)
 
-    def granted(self, effect: Grant) -> None:
-        """Wake the job up; what it does with the lease is its own affair."""
-        lease = Lease(effect.job, effect.consumer, effect.token, effect.gpus, effect.phases)
-        self._leases[effect.job] = lease
-        self._idle.clear()
-        _settle(self._waiters[effect.job].granted, None)
-
-    def aborted(self, effect: Abort) -> None:
-        """Stop a running job."""
-        self._leases[effect.job].aborted = effect.refusal
-        if (task := self._waiters[effect.job].task) is not None:
-            task.cancel()
-
-    def finished(self, effect: Finish) -> None:
-        """Tell a job that waits that it need not any longer."""
-        if (waiter := self._waiters.get(effect.job)) is not None:
-            _settle(waiter.granted, effect.refusal)
-
-    def answered(self, effect: Answer) -> None:
-        """Tell a person's request how it went; nobody may be listening any more."""
-        if (future := self._requests.get(effect.request)) is not None:
-            _settle(future, effect.refusal)
-
-    def forgotten(self, effect: Forget) -> None:
-        """Leave a consumer alone."""
-        if (prober := self._probers.pop(effect.consumer, None)) is not None:
+    def _forget(self, consumer: str) -> None:
+        """Leave a consumer alone that is not there any more."""
+        if (prober := self._probers.pop(consumer, None)) is not None:
             prober.cancel()
-        if (controller := self._controllers.pop(effect.consumer, None)) is not None:
-            self._tasks.spawn(f"close {effect.consumer}", controller.close())
+        if (controller := self._controllers.pop(consumer, None)) is not None:
+            self._tasks.spawn(f"close {consumer}", controller.close())
 
     def _ask_everybody(self) -> None:
         """Begin to watch the consumers that nobody watches yet."""
         for name in self._scheduler.state.consumers:
             if name not in self._probers:
                 self._probers[name] = self._tasks.spawn(f"probe {name}", self._prober.run(name))
-
-    async def _answer_to(self, event: Callable[[str], Event]) -> None:
-        """Post what a person wants under a name of its own, and wait for the answer."""
-        request = f"request-{next(self._request_numbers)}"
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._requests[request] = future
-        try:
-            self._loop.post(event(request))
-            await future
-        finally:
-            del self._requests[request]
-
-    async def _admitted(self, arrival: JobArrived) -> None:
-        """Wait for the scheduler's word on a job."""
-        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters[arrival.job] = _Waiter(asyncio.current_task(), granted)
-        self._loop.post(arrival)
-        await granted
-
-    def _reason_to_stop(self, job: str) -> MgpuError | None:
-        """Why a job's task was cancelled, when that was done here and by nobody else."""
-        lease = self._leases.get(job)
-        task = self._waiters[job].task
-        if lease is None or lease.aborted is None or task is None or task.uncancel():
-            return None
-        return _error(lease.aborted)
-
-    def _give_back(self, job: str, outcome: Outcome) -> None:
-        """A job's task is through with it: it holds a lease, waits still, or was refused."""
-        self._waiters.pop(job, None)
-        lease = self._leases.pop(job, None)
-        if not self._leases:
-            self._idle.set()
-        if lease is None:
-            self._loop.post(JobLeft(self._clock.now(), job))
-        else:
-            self._loop.post(JobEnded(self._clock.now(), job, lease.token, outcome))
 
     def _placement(self, gpus: tuple[int, ...]) -> Placement:
         return Placement(gpus, tuple(self._scheduler.state.gpus[index].uuid for index in gpus))
@@ -384,17 +281,3 @@ class Broker:
 
     def _post(self, event: Event) -> None:
         self._loop.post(event)
-
-
-def _settle(future: asyncio.Future[None], refusal: Refusal | None) -> None:
-    """End a wait, unless whoever waited has gone."""
-    if future.done():
-        return
-    if refusal is None:
-        future.set_result(None)
-    else:
-        future.set_exception(_error(refusal))
-
-
-def _error(refusal: Refusal) -> MgpuError:
-    return BY_CODE[refusal.code](refusal.detail, retry_after_s=refusal.retry_after_s)
