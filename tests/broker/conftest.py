@@ -13,7 +13,8 @@ import pytest
 from mgpu.broker.clock import MonotonicClock
 from mgpu.broker.effects import Observed
 from mgpu.broker.service import Broker
-from mgpu.core.model import ConsumerPolicy, ConsumerState, GpuReading, Policy
+from mgpu.core.effects import Finish
+from mgpu.core.model import ConsumerPolicy, ConsumerState, GpuReading, Outcome, Policy
 from mgpu.errors import GpuUnhealthy, LoadFailed, UnloadFailed
 from mgpu.ports import Placement, ProbeReport
 
@@ -104,6 +105,11 @@ class Bench:
         async with asyncio.timeout(within_s):
             while not eval(condition, {"s": self.broker.snapshot(), "self": self}):  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
+
+
+def ends(desk: Bench) -> list[Outcome]:
+    """How the jobs ended, one by one."""
+    return [fact.outcome for fact in desk.facts if isinstance(fact, Finish)]
 
 
 @asynccontextmanager
