@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
@@ -34,7 +34,7 @@ from mgpu.consumers.wire import control_session
 from mgpu.core.effects import Measured
 from mgpu.core.views import Snapshot
 from mgpu.errors import ConfigError
-from mgpu.ports import Measurement, Placement
+from mgpu.ports import Clock, Measurement, Placement
 from mgpu.simulation.recorder import TraceRecorder
 from mgpu.store.fence import SqliteFenceStore, database_path
 from mgpu.store.measurements import MeasurementStore
@@ -105,98 +105,140 @@ async def running(
     metrics are told.
     """
     async with AsyncExitStack() as stack:
-        store = SqliteFenceStore(database_path(config.jobs.database, os.environ))
-        stack.callback(store.close)
-        control = await stack.enter_async_context(control_session())
-        session = await stack.enter_async_context(make_session())
-        measurements = MeasurementStore(store.path, fingerprints(config))
-        stack.callback(measurements.close)
-
-        def places(name: str) -> Sequence[Placement]:
-            return broker.places(name)
-
-        def died(consumer: str) -> None:
-            broker.probe_soon(consumer)
-
-        world = make_world(config, control, systemctl=systemctl, died=died, places=places)
-        stack.push_async_callback(world.close)
-        registry = CollectorRegistry()
-        metrics, feed = Metrics(registry, config.consumers), Feed()
-        watchers: list[Callable[[Observed], None]] = [
-            world.observe,
-            metrics.observe,
-            log_fact,
-            feed.observe,
-            *([] if watch is None else [watch]),
-        ]
-
-        def observe(fact: Observed) -> None:
-            for watcher in watchers:
-                watcher(fact)
-
-        def observe_decision(seconds: float) -> None:
-            metrics.observe_decision(seconds)
-            feed.look(broker.revision)
-
-        clock = MonotonicClock()
-        rules = policy(config)
-        broker = Broker(
-            rules,
-            controllers=world.controllers,
-            probe=world.probe,
-            clock=clock,
-            first_token=store.reserve(TOKENS_PER_RUN),
-            sample_interval_s=config.gpu.sample_interval_s,
-            observe=observe,
-            observe_decision=observe_decision,
-            learned_mib=_learned(measurements),
-        )
-        metrics.watch(broker.snapshot)
-        watchers.append(_remembers(measurements, broker.snapshot))
-        recorder = None
-        if config.jobs.trace is not None:
-            recorder = TraceRecorder(
-                config.jobs.trace, policy=rules, snapshot=broker.snapshot, clock=clock
-            )
-            stack.callback(recorder.close)
-            watchers.append(recorder.observe)
-        stack.push_async_callback(broker.close)
-        app = make_app(
-            Deps(
-                broker=broker,
-                config=config,
-                session=session,
-                registry=registry,
-                api_keys=api_keys(config),
-                feed=feed,
-            )
-        )
-        servers: list[HttpServer] = []
-        stack.push_async_callback(_close_all, servers)
-        server = await start_server(app, config.server.listen, systemd.listen_sockets())
-        servers.append(server)
-        ports = {}
-        for name, listen in _own_ports(config):
-            port, key = make_port_app(app, name), f"consumers.{name}.listen"
-            ports[name] = await start_server(port, listen, key=key)
-            servers.append(ports[name])
-        stack.callback(feed.close)
-        broker.start()
-        parts = Running(
-            broker=broker,
-            server=server,
-            ports=ports,
-            app=app,
-            config=config,
-            world=world,
-            metrics=metrics,
-            measurements=measurements,
-            recorder=recorder,
-        )
+        parts = await _build(stack, config, systemctl, () if watch is None else (watch,))
         yield parts
         timeout_s = parts.config.server.drain_timeout_s
-        if not await broker.drain(timeout_s):
+        if not await parts.broker.drain(timeout_s):
             log.warning("jobs were cut off", drain_timeout_s=timeout_s)
+
+
+async def _build(
+    stack: AsyncExitStack,
+    config: Config,
+    systemctl: Sequence[str],
+    watch: Iterable[Callable[[Observed], None]],
+) -> Running:
+    """Make the parts and begin to serve; ``stack`` takes them down in the reverse order."""
+    store = SqliteFenceStore(database_path(config.jobs.database, os.environ))
+    stack.callback(store.close)
+    control = await stack.enter_async_context(control_session())
+    session = await stack.enter_async_context(make_session())
+    measurements = MeasurementStore(store.path, fingerprints(config))
+    stack.callback(measurements.close)
+
+    def places(name: str) -> Sequence[Placement]:
+        return broker.places(name)
+
+    def died(consumer: str) -> None:
+        broker.probe_soon(consumer)
+
+    world = make_world(config, control, systemctl=systemctl, died=died, places=places)
+    stack.push_async_callback(world.close)
+    registry = CollectorRegistry()
+    metrics, feed = Metrics(registry, config.consumers), Feed()
+    watchers = [world.observe, metrics.observe, log_fact, feed.observe, *watch]
+
+    def observe(fact: Observed) -> None:
+        for watcher in watchers:
+            watcher(fact)
+
+    def observe_decision(seconds: float) -> None:
+        metrics.observe_decision(seconds)
+        feed.look(broker.revision)
+
+    clock = MonotonicClock()
+    broker = Broker(
+        policy(config),
+        controllers=world.controllers,
+        probe=world.probe,
+        clock=clock,
+        first_token=store.reserve(TOKENS_PER_RUN),
+        sample_interval_s=config.gpu.sample_interval_s,
+        observe=observe,
+        observe_decision=observe_decision,
+        learned_mib=_learned(measurements),
+    )
+    metrics.watch(broker.snapshot)
+    watchers.append(_remembers(measurements, broker.snapshot))
+    if (recorder := _recorder(config, broker.snapshot, clock)) is not None:
+        stack.callback(recorder.close)
+        watchers.append(recorder.observe)
+    stack.push_async_callback(broker.close)
+    app = make_app(
+        Deps(
+            broker=broker,
+            config=config,
+            session=session,
+            registry=registry,
+            api_keys=api_keys(config),
+            feed=feed,
+        )
+    )
+    server, ports = await _listen(stack, app, config)
+    stack.callback(feed.close)
+    broker.start()
+    return Running(
+        broker=broker,
+        server=server,
+        ports=ports,
+        app=app,
+        config=config,
+        world=world,
+        metrics=metrics,
+        measurements=measurements,
+        recorder=recorder,
+    )
+
+
+async def _listen(
+    stack: AsyncExitStack, app: web.Application, config: Config
+) -> tuple[HttpServer, Mapping[str, HttpServer]]:
+    """Open the broker's own port and the consumers'."""
+    servers: list[HttpServer] = []
+    stack.push_async_callback(_close_all, servers)
+    server = await start_server(app, config.server.listen, systemd.listen_sockets())
+    servers.append(server)
+    ports = {}
+    for name, consumer in config.consumers.items():
+        if consumer.listen is not None:
+            port, key = make_port_app(app, name), f"consumers.{name}.listen"
+            ports[name] = await start_server(port, consumer.listen, key=key)
+            servers.append(ports[name])
+    return server, ports
+
+
+async def _close_all(servers: Sequence[HttpServer]) -> None:
+    """All at once: each waits a while for the connections that stay open, such as a page's."""
+    await asyncio.gather(*(server.close() for server in servers))
+
+
+def _recorder(
+    config: Config, snapshot: Callable[[], Snapshot], clock: Clock
+) -> TraceRecorder | None:
+    if config.jobs.trace is None:
+        return None
+    return TraceRecorder(config.jobs.trace, policy=policy(config), snapshot=snapshot, clock=clock)
+
+
+def _learned(measurements: MeasurementStore) -> dict[str, tuple[int, int]]:
+    """Footprint and residual of the consumers that were measured before."""
+    found = measurements.load()
+    return {name: (known.footprint_mib, known.residual_mib) for name, known in found.items()}
+
+
+def _remembers(
+    measurements: MeasurementStore, snapshot: Callable[[], Snapshot]
+) -> Callable[[Observed], None]:
+    """Writes down what was learned, with the UUIDs of the GPUs that it was learned on."""
+
+    def keep(fact: Observed) -> None:
+        if isinstance(fact, Measured):
+            uuids = {gpu.index: gpu.uuid for gpu in snapshot().gpus}
+            where = " ".join(uuids[index] for index in fact.gpus)
+            measurement = Measurement(fact.footprint_mib, fact.residual_mib)
+            measurements.keep(fact.consumer, where, measurement)
+
+    return keep
 
 
 def secrets(config: Config) -> list[str]:
@@ -224,36 +266,3 @@ def _headers(consumer: ConsumerConfig) -> Iterator[Mapping[str, str]]:
     for request in (*calls, each):
         if request is not None:
             yield request.headers
-
-
-def _learned(measurements: MeasurementStore) -> dict[str, tuple[int, int]]:
-    """Footprint and residual of the consumers that were measured before."""
-    found = measurements.load()
-    return {name: (known.footprint_mib, known.residual_mib) for name, known in found.items()}
-
-
-def _remembers(
-    measurements: MeasurementStore, snapshot: Callable[[], Snapshot]
-) -> Callable[[Observed], None]:
-    """Writes down what was learned, with the UUIDs of the GPUs that it was learned on."""
-
-    def keep(fact: Observed) -> None:
-        if isinstance(fact, Measured):
-            uuids = {gpu.index: gpu.uuid for gpu in snapshot().gpus}
-            where = " ".join(uuids[index] for index in fact.gpus)
-            measurement = Measurement(fact.footprint_mib, fact.residual_mib)
-            measurements.keep(fact.consumer, where, measurement)
-
-    return keep
-
-
-def _own_ports(config: Config) -> Iterator[tuple[str, str]]:
-    """Who has a port of its own, and where."""
-    for name, consumer in config.consumers.items():
-        if consumer.listen is not None:
-            yield name, consumer.listen
-
-
-async def _close_all(servers: Sequence[HttpServer]) -> None:
-    """All at once: each waits a while for the connections that stay open, such as a page's."""
-    await asyncio.gather(*(server.close() for server in servers))
