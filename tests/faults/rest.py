@@ -36,7 +36,7 @@ def check(world: World) -> None:
     """Check what must hold when nothing goes on any more."""
     state = world.state
     hold(not state.waiting, f"{state.waiting} wait")
-    hold(not state.sampling_fast and not world.fast, "GPUs are read in a hurry, for nothing")
+    hold(not state.sampling_fast and not world.watch.fast, "GPUs are read in a hurry, for nothing")
     for gpu in state.gpus.values():
         hold(not gpu.holders, f"GPU {gpu.index} is held by {sorted(gpu.holders)}")
     allowed = {TimerKind.IDLE, TimerKind.PRELOAD, TimerKind.MIN_RESIDENT}

@@ -18,9 +18,9 @@ from mgpu.core.events import (
     UnloadRequested,
 )
 from tests.faults.kinds import Fault
-from tests.faults.machine import ARMED, Service
 from tests.faults.phases import PHASES, clients_in
 from tests.faults.scenario import Strike, Visit
+from tests.faults.service import ARMED, Service
 from tests.faults.watching import PROBE_S
 
 if TYPE_CHECKING:

@@ -64,7 +64,7 @@ def check_settled(world: World) -> None:
             continue
         moving = moving or consumer.state is S.LOADING or consumer.state is S.UNLOADING
         _check_ends(world, consumer)
-    hold(world.fast or not moving, "memory moves, and nobody looks")
+    hold(world.watch.fast or not moving, "memory moves, and nobody looks")
     bound = 3 * len(state.jobs) + 4 * len(state.consumers)
     hold(len(world.timers) <= bound, f"{len(world.timers)} timers")
 

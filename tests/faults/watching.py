@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from mgpu.core.events import ConsumerProbed, Event, GpusLost, GpusRead
 from mgpu.core.model import GpuReading
 from tests.faults.kinds import Fault
-from tests.faults.machine import Service
+from tests.faults.service import Service
 
 if TYPE_CHECKING:
     from tests.faults.world import World
