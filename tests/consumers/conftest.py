@@ -5,9 +5,10 @@ import pytest
 
 from mgpu.consumers import control_session
 from tests.support.engines import docker, engine, podman
+from tests.support.presets import sites
 from tests.support.systemd import systemd
 
-__all__ = ["docker", "engine", "podman", "systemd"]
+__all__ = ["docker", "engine", "podman", "sites", "systemd"]
 
 
 @pytest.fixture
