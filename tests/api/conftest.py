@@ -19,6 +19,7 @@ from mgpu.api.server import Deadlines, HttpServer, start_server
 from mgpu.config.model import Config
 from tests.api.fake_broker import FakeBroker
 from tests.api.raw import RawClient
+from tests.support.comfyui import StandinComfyUI
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -159,3 +160,11 @@ def unused_port() -> Iterator[int]:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
+
+
+@pytest.fixture
+async def comfyui() -> AsyncIterator[StandinComfyUI]:
+    standin = StandinComfyUI()
+    await standin.start()
+    yield standin
+    await standin.close()

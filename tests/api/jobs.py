@@ -37,6 +37,16 @@ async def answer(_request: web.Request) -> web.StreamResponse:
     return web.Response(text="answer")
 
 
+async def echo(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    if request.content_length is not None:
+        response.content_length = request.content_length
+    await response.prepare(request)
+    async for chunk in request.content.iter_any():
+        await response.write(chunk)
+    return response
+
+
 async def ended(site: Site, outcome: str = "cancelled") -> None:
     await site.broker.until(
         lambda broker: list(broker.outcomes.values()) == [outcome], LEAVES_WITHIN_S

@@ -6,7 +6,6 @@ import asyncio
 import base64
 import json
 import time
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,6 @@ PLACES = {
     "height": "5.inputs.height",
     "seed": "5.inputs.color",
 }
-
-
-@pytest.fixture
-async def comfyui() -> AsyncIterator[StandinComfyUI]:
-    standin = StandinComfyUI()
-    await standin.start()
-    yield standin
-    await standin.close()
 
 
 async def site_of(
