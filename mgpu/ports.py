@@ -121,16 +121,3 @@ class Clock(Protocol):
 
     def now(self) -> float:
         """Seconds since a moment that means nothing."""
-
-
-class FenceStore(Protocol):
-    """Remembers how far fencing tokens have been given out, over restarts."""
-
-    def reserve(self, count: int) -> int:
-        """The first of ``count`` tokens, all greater than any ever reserved; on disk on return.
-
-        Raises ``errors.StorageFull`` when it cannot be written.
-        """
-
-    def close(self) -> None:
-        """Close the file."""

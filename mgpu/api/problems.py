@@ -85,11 +85,6 @@ _BREAKS_FRAMING = frozenset({"body-too-large", "request-timeout"})
 """After these the rest of the request is of no use, so the connection ends."""
 
 
-def status_of(code: str) -> int:
-    """The HTTP status for a code of ``mgpu.errors``."""
-    return _ANSWERS[code].status
-
-
 def problem(error: errors.MgpuError) -> web.Response:
     """The answer that tells an error to a client."""
     return _response(error.code, error.detail, error.retry_after_s)

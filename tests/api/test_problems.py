@@ -62,7 +62,7 @@ def test_every_promised_kind_has_its_status(code: str, status: int) -> None:
 
 @pytest.mark.parametrize("code", errors.BY_CODE)
 def test_no_error_is_without_a_status(code: str) -> None:
-    assert 400 <= problems.status_of(code) <= 599
+    assert 400 <= problems.problem(errors.BY_CODE[code]()).status <= 599
 
 
 @pytest.mark.parametrize(("wait_s", "header"), [(0.01, "1"), (1.0, "1"), (1.2, "2"), (30.0, "30")])
@@ -94,7 +94,7 @@ async def test_a_refused_job_is_told_so(sites: Sites, error: type[errors.MgpuErr
     site.broker.refuse = error("Said the broker.", retry_after_s=7.5)
 
     async with site.client.post(site.url("/v1/tts"), data=b"x") as response:
-        assert response.status == problems.status_of(error.code)
+        assert response.status == problems.problem(error()).status
         assert response.headers["Retry-After"] == "8"
         document = await response.json(content_type="application/problem+json")
         assert document["detail"] == "Said the broker."

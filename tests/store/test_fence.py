@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from mgpu.errors import ConfigError, StorageFull
-from mgpu.ports import FenceStore
 from mgpu.store.fence import SqliteFenceStore, database_path
 
 
@@ -27,12 +26,6 @@ def opened(path: Path) -> Iterator[SqliteFenceStore]:
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "state" / "mgpu" / "jobs.db"
-
-
-def test_it_is_a_fence_store(path: Path) -> None:
-    with opened(path) as store:
-        as_port: FenceStore = store
-        assert as_port.reserve(1) == 1
 
 
 def test_blocks_follow_each_other_without_overlap(path: Path) -> None:

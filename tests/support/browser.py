@@ -77,12 +77,6 @@ class Page:
             told = "\n".join([*self.console, *self.failed])
             raise AssertionError(f"never: {expression}\n{text}\n{told}") from None
 
-    async def click(self, selector: str) -> None:
-        """Click what the CSS selector finds, as soon as it is there."""
-        found = f"document.querySelector({json.dumps(selector)})"
-        await self.until(f"{found} !== null")
-        await self.evaluate(f"{found}.click()")
-
     async def type(self, selector: str, text: str) -> None:
         """Put the cursor there and type."""
         found = f"document.querySelector({json.dumps(selector)})"

@@ -82,7 +82,6 @@ class StandinComfyUI:
         self.pending: list[list[Any]] = []
         self.running: list[list[Any]] = []
         self.history: dict[str, Any] = {}
-        self.polls = 0
         self._files: dict[tuple[str, str], bytes] = {}
         self._flags: dict[str, Any] = {}
         self._interrupted = False
@@ -181,7 +180,6 @@ class StandinComfyUI:
         return web.Response()
 
     async def _get_history(self, request: web.Request) -> web.Response:
-        self.polls += 1
         work = request.match_info["id"]
         entry = self.history.get(work)
         return web.json_response({} if entry is None else {work: entry})

@@ -123,11 +123,6 @@ class NvmlStandin:
         self._processes.append((kind, gpu, pid, -1 if mib is None else mib))
         self._write()
 
-    def unlist_processes(self) -> None:
-        """Forget all that ``list_process`` has listed."""
-        self._processes.clear()
-        self._write()
-
     def lose(self, *, gpu: int = 0) -> None:
         """Let it fall off the bus: lost until ``bring_back`` and a new initialisation of NVML."""
         self._change(gpu, lost=True)

@@ -119,7 +119,6 @@ class StandinConsumer:
         self.unload_gate = Gate()
         self.job_gate = Gate()
         self.stream_gate = Gate()
-        self.answer_delays: list[float] = []
         self.unloaded_at: float | None = None
         self.freed_at: float | None = None
         self.load_began_at: float | None = None

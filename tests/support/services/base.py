@@ -29,7 +29,6 @@ class Service:
     routes: ClassVar[dict[str, str]]
     begins_resident: ClassVar[bool] = False
     tells_resident: ClassVar[bool] = True
-    tells_busy: ClassVar[bool] = False
     jobs: ClassVar[tuple[str, ...]] = ()
     """Requests that are work."""
     looks: ClassVar[tuple[str, ...]] = ()

@@ -14,7 +14,6 @@ MIB = 1 << 20
 class ComfyUi(Service):
     preset = "comfyui"
     tells_resident = False
-    tells_busy = True
     routes: ClassVar = {
         "GET /system_stats": "stats",
         "GET /prompt": "count",
@@ -61,7 +60,6 @@ class ComfyUi(Service):
 
 class Automatic1111(Service):
     preset = "automatic1111"
-    tells_busy = True
     routes: ClassVar = {
         "GET /sdapi/v1/options": "options",
         "GET /sdapi/v1/progress": "progress",
@@ -120,7 +118,6 @@ class Forge(Automatic1111):
 
 class SdNext(Service):
     preset = "sdnext"
-    tells_busy = True
     routes: ClassVar = {
         "GET /sdapi/v1/status": "status",
         "GET /sdapi/v1/memory": "memory",
@@ -154,7 +151,6 @@ class SdNext(Service):
 class InvokeAi(Service):
     preset = "invokeai"
     tells_resident = False
-    tells_busy = True
     routes: ClassVar = {
         "GET /api/v1/app/version": "version",
         "GET /api/v1/queue/default/status": "status",
@@ -196,7 +192,6 @@ class SwarmUi(Service):
     preset = "swarmui"
     pages: ClassVar = {"/Text2Image": "<title>Page is loading... - SwarmUI - Local</title>"}
     tells_resident = False
-    tells_busy = True
     routes: ClassVar = {
         "GET /": "to_its_page",
         "GET /ComfyBackendDirect/prompt": "count",

@@ -165,7 +165,6 @@ class Vllm(Service):
     preset = "vllm"
     pages: ClassVar = {"/v1/models": {"data": [{"id": "m", "owned_by": "vllm"}]}}
     begins_resident = True
-    tells_busy = True
     routes: ClassVar = {
         "GET /health": "health",
         "GET /is_sleeping": "is_sleeping",
@@ -202,7 +201,6 @@ class SgLang(Service):
     preset = "sglang"
     pages: ClassVar = {"/": "Ollama is running"}
     begins_resident = True
-    tells_busy = True
     routes: ClassVar = {
         "GET /model_info": "model_info",
         "GET /health": "health",
@@ -294,7 +292,6 @@ class TabbyApi(Service):
 
 class KoboldCpp(Service):
     preset = "koboldcpp"
-    tells_busy = True
     begins_resident = True
     routes: ClassVar = {
         "GET /api/extra/version": "version",

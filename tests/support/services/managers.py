@@ -104,7 +104,6 @@ class Lemonade(Service):
     preset = "lemonade"
     pages: ClassVar = {"/api/ps": {"models": []}, "/api/version": {"version": "0.16.1"}}
     parameters: ClassVar = {"model": "m"}
-    tells_busy = True
     routes: ClassVar = {
         "GET /live": "live",
         "GET /api/v1/health": "health",
@@ -149,7 +148,6 @@ class DockerModelRunner(Service):
         "/api/version": {"version": "0.1.0"},
         "/engines/v1/models": {"object": "list", "data": [{"id": "ai/smollm2"}]},
     }
-    tells_busy = True
     routes: ClassVar = {"GET /engines/ps": "ps", "POST /engines/unload": "unload"}
     jobs = ("POST /engines/v1/chat/completions", "POST /v1/chat/completions", "POST /api/chat")
     looks = ("GET /engines/ps", "POST /models/create", "GET /metrics")

@@ -35,7 +35,6 @@ class AllTalk(Plain):
 class ChatterboxApi(Plain):
     preset = "chatterbox-tts-api"
     tells_resident = True
-    tells_busy = True
     pages: ClassVar = {
         "/openapi.json": {"paths": {"/audio/speech": {}, "/audio/speech/long": {}}},
         "/languages": {"languages": [{"code": "en"}], "count": 1, "model_type": "standard"},
@@ -69,7 +68,6 @@ class ImmichMl(Plain):
 
 class Infinity(Plain):
     preset = "infinity"
-    tells_busy = True
     pages: ClassVar = {"/health": {"unix": 1764288000.0}}
     routes: ClassVar = {"GET /models": "models"}
     jobs = ("POST /embeddings", "POST /rerank")
@@ -143,7 +141,6 @@ class SdServer(Plain):
 
 class Tei(Plain):
     preset = "tei"
-    tells_busy = True
     pages: ClassVar = {
         "/health": "",
         "/info": {
@@ -163,7 +160,6 @@ class Tei(Plain):
 
 class Tgi(Plain):
     preset = "text-generation-inference"
-    tells_busy = True
     pages: ClassVar = {
         "/health": "",
         "/info": {

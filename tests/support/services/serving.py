@@ -15,7 +15,6 @@ class Triton(Service):
         "/v2": {"name": "of its own", "extensions": ["classification", "model_repository"]},
     }
     parameters: ClassVar = {"model": "m"}
-    tells_busy = True
     routes: ClassVar = {
         "GET /v2/health/live": "live",
         "POST /v2/repository/index": "index",
@@ -51,7 +50,6 @@ class Triton(Service):
 class TorchServe(Service):
     preset = "torchserve"
     parameters: ClassVar = {"model": "m"}
-    tells_busy = True
     routes: ClassVar = {
         "GET /ping": "ping",
         "GET /models/m": "describe",
