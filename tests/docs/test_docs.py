@@ -197,6 +197,36 @@ def test_every_metric_is_documented_with_its_type_and_labels() -> None:
     assert documented == exposed_metrics()
 
 
+# Architecture
+
+
+def modules_of(part: str) -> set[str]:
+    return {path.stem for path in (ROOT / "mgpu" / part).glob("*.py")} - {"__init__"}
+
+
+def rows_of_architecture(heading: str) -> list[list[str]]:
+    """The cells of the rows of the first table below a heading."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    table = text.partition(f"\n## {heading}\n")[2].partition("\n|---")[2].partition("\n\n")[0]
+    return [row.strip("|").split("|") for row in table.splitlines()[1:]]
+
+
+def test_every_module_of_the_core_is_named_in_the_architecture() -> None:
+    named = [name for modules, _ in rows_of_architecture("The core") for name in code(modules)]
+    assert sorted(named) == sorted(modules_of("core"))
+
+
+def test_every_module_of_the_shell_is_named_in_the_architecture() -> None:
+    named: dict[str, list[str]] = {}
+    part = ""
+    for first, _, modules in rows_of_architecture("The shell"):
+        part = code(first)[0] if code(first) else part
+        named.setdefault(part, []).extend(re.findall(r"`(\w+)`", modules))
+    assert {"api", "broker", "config", "consumers"} <= named.keys()
+    for part, names in named.items():
+        assert sorted(names) == sorted(modules_of(part)), part
+
+
 # All documents
 
 
