@@ -15,8 +15,14 @@ from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from mgpu.config import presets
-from mgpu.config.model import CompletionConfig, Config, ConsumerConfig
+from mgpu.config import presets, reload
+from mgpu.config.model import (
+    CompletionConfig,
+    Config,
+    ConsumerConfig,
+    JobsConfig,
+    ServerConfig,
+)
 from mgpu.core.model import ConsumerState
 from mgpu.core.views import ConsumerView, GpuView, Snapshot
 from mgpu.telemetry.metrics import Metrics
@@ -79,6 +85,20 @@ def test_every_config_key_is_documented_with_its_default() -> None:
     rows = table_rows(ROOT / "docs" / "configuration.md")
     documented = {code(cells[0])[0]: cells[1].strip("`") for cells in rows if len(cells) == 3}
     assert documented == dict(keys_of(Config))
+
+
+def test_what_takes_a_restart_is_documented() -> None:
+    text = (ROOT / "docs" / "configuration.md").read_text()
+    table = text.partition("| what changed | what happens |")[2].partition("\n\n")[0]
+    broker, consumer, program = (set(code(row.split("|")[1])) for row in table.splitlines()[-3:])
+    fixed = {".".join(map(str, path)) for path in reload._FIXED}
+    free = {"server.max_body_mib", "server.drain_timeout_s"}
+    server = {f"server.{key}" for key in ServerConfig.model_fields}
+    jobs = {f"jobs.{key}" for key in JobsConfig.model_fields}
+    assert server - free | jobs <= fixed
+    assert broker == {"server", "max_body_mib", "drain_timeout_s", "jobs"} | fixed - server - jobs
+    assert consumer == set(reload._FIXED_OF_A_CONSUMER)
+    assert program == {"command", *reload._WAYS}
 
 
 def test_the_examples_of_the_configuration_are_valid() -> None:
