@@ -92,6 +92,29 @@ def room_mib(state: State, rooms: Collection[str], gpu: int, target: str) -> int
     )
 
 
+def fits(
+    state: State,
+    rooms: Collection[str],
+    target: Consumer,
+    gpus: tuple[int, ...],
+    gone: Collection[str],
+) -> bool:
+    """Whether a target fits on these GPUs, were some gone, beside the rooms made for others."""
+    return all(
+        gpu in state.gpus
+        and shortage_mib(
+            state,
+            state.gpus[gpu].free_mib - room_mib(state, rooms, gpu, target.name),
+            gpu,
+            target,
+            gpus,
+            gone,
+        )
+        <= 0
+        for gpu in gpus
+    )
+
+
 def others_there(state: State, target: str, *, loading: bool = False) -> int:
     """How many count against ``max_resident`` besides the target.
 

@@ -91,20 +91,7 @@ def _could_load(world: World, target: Consumer) -> bool:
     most = state.policy.max_resident or math.inf
     others = books.others_there(state, target.name)
     return any(
-        others - len(gone) < most
-        and all(
-            gpu in state.gpus
-            and books.shortage_mib(
-                state,
-                state.gpus[gpu].free_mib - books.room_mib(state, records.rooms, gpu, target.name),
-                gpu,
-                target,
-                gpus,
-                gone,
-            )
-            <= 0
-            for gpu in gpus
-        )
+        others - len(gone) < most and books.fits(state, records.rooms, target, gpus, gone)
         for gpus in homes
         for gone in [[], *([name] for name in idle)]
     )

@@ -63,7 +63,6 @@ def _check_needed(
         e.victim for e in records.effects if isinstance(e, Evicted) and e.target == target.name
     }
     here = [c for c in state.consumers.values() if set(gpus) & set(c.gpus)]
-    others_move = len(state.swaps) > 1 or any(state.gpus[g].owed_mib for g in gpus)
     early = {
         c.name
         for c in here
@@ -82,21 +81,9 @@ def _check_needed(
         free_mib = state.gpus[gpu].free_mib + state.gpus[gpu].owed_mib
         short_mib = books.shortage_mib(state, free_mib, gpu, target, gpus, leaving)
         hold(short_mib <= 0, f"{what} in vain: {short_mib} MiB are missing even so")
-    if others_move or leaving - together:
-        return
+    others_move = len(state.swaps) > 1 or any(state.gpus[g].owed_mib for g in gpus)
     fewer = together - {victim.name}
-    if most and books.others_there(state, target.name) - len(fewer) >= most:
-        return
-    fits = all(
-        books.shortage_mib(
-            state,
-            state.gpus[g].free_mib - books.room_mib(state, records.rooms, g, target.name),
-            g,
-            target,
-            gpus,
-            fewer,
-        )
-        <= 0
-        for g in gpus
-    )
-    hold(not fits, f"{what}, which fits without that")
+    too_many = most and books.others_there(state, target.name) - len(fewer) >= most
+    if not others_move and not leaving - together and not too_many:
+        fits = books.fits(state, records.rooms, target, gpus, fewer)
+        hold(not fits, f"{what}, which fits without that")
