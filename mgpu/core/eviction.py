@@ -17,7 +17,7 @@ that those go first that cost least for the room they take.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from mgpu.core import planning, vram
 from mgpu.core.model import Order, Victims
@@ -27,9 +27,9 @@ EXACT = 8
 """Most candidates of whom every set is weighed: 256 sets."""
 
 
-def ranked(state: State) -> list[Consumer]:
-    """All consumers, the first to leave first; ties are broken by name."""
-    return sorted(state.consumers.values(), key=RANKS[state.policy.victims])
+def ranked(state: State, consumers: Iterable[Consumer]) -> list[Consumer]:
+    """Sort consumers, the first to leave first; ties are broken by name."""
+    return sorted(consumers, key=RANKS[state.policy.victims])
 
 
 def choose(

@@ -20,6 +20,9 @@ def check(state: State) -> None:
     _check_jobs(state)
     _check_locks(state)
     _check_swaps(state)
+    awaited = {c.name: c for c in state.consumers.values() if c.waiting}
+    if state.awaited != awaited:
+        raise InvariantError(f"jobs wait for {[*awaited]}, not for {[*state.awaited]}")
 
 
 def check_effects(state: State, effects: list[Effect]) -> None:

@@ -16,7 +16,7 @@ from mgpu.core import vram
 from mgpu.core.effects import FootprintWrong, Measured
 from mgpu.core.events import GpusRead
 from mgpu.core.model import ConsumerState as S
-from mgpu.core.state import Consumer
+from mgpu.core.state import Consumer, State
 from mgpu.core.step import Step
 
 WRONG_BY = 0.1
@@ -40,10 +40,15 @@ def watch(step: Step, event: GpusRead) -> None:
                 consumer.own_mib[reading.index] = reading.held_mib[consumer.name]
             else:
                 consumer.own_mib.pop(reading.index, None)
-    for consumer in step.state.consumers.values():
+    for consumer in seen(step.state):
         own_mib = consumer.own_total_mib
         if own_mib is not None and not consumer.policy.vram_managed:
             _see(step, consumer, own_mib)
+
+
+def seen(state: State) -> list[Consumer]:
+    """Those of whose processes anything is known."""
+    return [c for c in state.consumers.values() if c.own_mib]
 
 
 def appears(consumer: Consumer) -> bool:

@@ -95,16 +95,13 @@ def plan(  # noqa: PLR0913 - what is asked, and how hard
     first, and then may be. ``everybody``: take all permitted victims, needed or not (a load has
     failed although there was room by the books).
     """
-    spared = frozenset(name for name, c in state.awaited.items() if claim.spares(c))
-    if target.name == state.restoring:
-        spared |= state.restore_keeps
     plans: list[tuple[int, int, Plan]] = []
     hope = False
     for gpus in choices(state, target):
         healthy = all(index in state.gpus and state.gpus[index].healthy for index in gpus)
         if not healthy or busy.intersection(gpus):
             hope = True
-        elif found := _plan_on(state, target, gpus, at, spared, everybody=everybody):
+        elif found := _plan_on(state, target, gpus, at, claim, everybody=everybody):
             plans.append((len(found.victims), -_room_mib(state, target, gpus), found))
         else:
             hope = hope or _could_fit_later(state, target, gpus, at)
@@ -166,6 +163,13 @@ def _evictable(state: State, target: Consumer, victim: Consumer, at: float) -> b
     )
 
 
+def _spared(state: State, target: Consumer, victim: Consumer, claim: Claim) -> bool:
+    """Whether a consumer keeps its place for its waiting jobs, or for what it is worth."""
+    if target.name == state.restoring and victim.name in state.restore_keeps:
+        return True
+    return victim.name in state.awaited and claim.spares(victim)
+
+
 def _shortage_mib(state: State, target: Consumer, gpus: tuple[int, ...], at: float) -> list[int]:
     """What is missing on each GPU; what victims of other swaps will give back is not."""
     need_mib = vram.share_mib(target.footprint_mib, gpus)
@@ -192,6 +196,8 @@ def promised(state: State) -> frozenset[str]:
 
 def _to_leave(state: State, target: Consumer) -> int:
     """How many of those that are there, or are to come, must leave for a target by their number."""
+    if not state.policy.max_resident:
+        return 0
     there = {c.name for c in state.consumers.values() if c.state in vram.HOLDING}
     return _too_many(state, target, there | state.swaps.keys())
 
@@ -209,20 +215,22 @@ def _plan_on(  # noqa: PLR0913 - as plan
     target: Consumer,
     gpus: tuple[int, ...],
     at: float,
-    spared: frozenset[str],
+    claim: Claim,
     *,
     everybody: bool,
 ) -> Plan | None:
     shortage_mib = _shortage_mib(state, target, gpus, at)
     too_many = _to_leave(state, target)
-    ranked = eviction.ranked(state)
-    candidates = [
-        c
-        for c in ranked
-        if c.name not in spared
-        and _evictable(state, target, c, at)
-        and (too_many or set(gpus).intersection(c.gpus))
-    ]
+    candidates = eviction.ranked(
+        state,
+        [
+            c
+            for c in state.consumers.values()
+            if _evictable(state, target, c, at)
+            and (too_many or set(gpus).intersection(c.gpus))
+            and not _spared(state, target, c, claim)
+        ],
+    )
     if everybody:
         return Plan(gpus, tuple(c.name for c in candidates))
     needs = [*shortage_mib, too_many]
@@ -231,7 +239,7 @@ def _plan_on(  # noqa: PLR0913 - as plan
     leaving = promised(state)
     if any(
         _will_be_gone(c) and c.name not in leaving and (too_many or set(gpus) & set(c.gpus))
-        for c in ranked
+        for c, _ in state.unloads()
     ):
         return None
     gains = {c.name: _gains(c, gpus) for c in candidates}
@@ -278,7 +286,7 @@ def _could_fit_later(state: State, target: Consumer, gpus: tuple[int, ...], at: 
 
 def _may_make_room(state: State, target: Consumer, other: Consumer) -> bool:
     return other.state in LEAVING or (
-        _permitted(target, other) and (other.state in MAY_LEAVE or other.name in state.swaps)
+        (other.state in MAY_LEAVE or other.name in state.swaps) and _permitted(target, other)
     )
 
 
@@ -290,7 +298,7 @@ def _claimed_mib(state: State, consumer: Consumer) -> int:
 def _unavailable(state: State, target: Consumer) -> Refusal:
     staying = ", ".join(
         f"{c.name} ({_why_it_stays(target, c)})"
-        for c in eviction.ranked(state)
+        for c in eviction.ranked(state, state.consumers.values())
         if c.state in vram.HOLDING and c is not target and not _permitted(target, c)
     )
     return Refusal(

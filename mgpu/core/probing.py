@@ -82,7 +82,7 @@ def gpus_read(step: Step, event: GpusRead) -> None:
         if not consumer.gpus and consumer.unload is None:
             consumer.gpus = _home(state, consumer)
     measuring.watch(step, event)
-    for consumer in state.consumers.values():
+    for consumer in measuring.seen(state):
         if measuring.appears(consumer) and consumer.name not in state.swaps:
             disturbance.moved(state, consumer)
             swapping.resident_by_itself(step, consumer, "its processes hold its memory")

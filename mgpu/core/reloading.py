@@ -56,6 +56,8 @@ def watch(step: Step) -> None:
 def forget(step: Step) -> None:
     """Forget those who had to go and have gone; to be the last thing done with an event."""
     state = step.state
+    if len(state.consumers) == len(state.policy.consumers):
+        return  # nobody but whom the rules name
     for consumer in [c for c in state.consumers.values() if c.retired and _has_gone(state, c)]:
         for kind in (TimerKind.COOLDOWN, TimerKind.QUARANTINE, TimerKind.MIN_RESIDENT):
             step.cancel_timer(kind, consumer.name, consumer.attempt)

@@ -8,12 +8,10 @@ order is strict, those of a lower priority where it waits for others to stop.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Self, assert_never
+from dataclasses import replace
+from typing import NamedTuple, Self, assert_never
 
 from mgpu.core import admission, ordering, placement, planning, residency, swapping, vram
-from mgpu.core.model import ConsumerPolicy
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.ordering import Turn
 from mgpu.core.state import State
@@ -24,81 +22,22 @@ def serve(step: Step) -> None:
     """Serve the waiting until nobody can be served any more."""
     state = step.state
     while state.waiting and not (state.draining or state.paused):
-        if not _serve_next(step):
+        if not _Round(step).serve_one():
             break
 
 
-def _serve_next(step: Step) -> bool:
-    """Serve the first who can be; then somebody else may be first. False when nobody can."""
-    state = step.state
-    claims: dict[int, float] = {}
-    until: dict[int, float] = {}
-    batches_only: set[int] = set()
-    turns = ordering.turns(state, step.at)
-    lowest = min(turn.job.priority for turn in turns)
-    ahead = state.policy.prefetch
-    without_room: list[_Need] = []
-    for turn in turns:
-        absent = turn.consumer.state is S.ABSENT and turn.consumer.name not in state.swaps
-        behind_batches = bool(batches_only) and _in_no_batch(state, turn, batches_only)
-        held_up = (
-            behind_batches
-            or (bool(claims) and _held_up(state, turn, claims))
-            or (bool(until) and _too_long(step, turn, until))
-        )
-        may = not held_up or (ahead and absent)
-        # With many consumers to come, trying each would cost more than the loads are worth.
-        need = _Need.of(turn) if absent and may else None
-        hopeless = need is not None and any(map(need.is_no_easier, without_room))
-        if may and not hopeless and _take_turn(step, turn):
-            return True
-        if need is not None and not hopeless:
-            without_room.append(need)
-        # Who is held up may load all the same, as long as everybody before it has its room.
-        ahead = ahead and not absent
-        if (
-            turn.barrier
-            and (blocked_until := planning.blocked_until(state, turn.consumer, step.at)) > step.at
-        ):
-            for index in placement.where(state, turn.consumer):
-                until[index] = min(blocked_until, until.get(index, math.inf))
-            continue
-        if turn.barrier and (behind_batches or planning.lets_batches_end(state, turn.consumer)):
-            batches_only |= placement.where(state, turn.consumer)
-            continue
-        if behind_batches:
-            continue  # a claim of its own would hold up the batches
-        claim = _claim(state, turn)
-        if claim > lowest:
-            for index in placement.where(state, turn.consumer):
-                claims[index] = max(claim, claims.get(index, claim))
-    return False
-
-
-@dataclass(frozen=True, slots=True)
-class _Need:
+class _Need(NamedTuple):
     """What an absent consumer's turn needs, to be compared with another's that found no room."""
 
-    policy: ConsumerPolicy
+    turn: Turn
     footprint_mib: int
     beyond_kept_mib: int
     """Without what it holds already."""
-    urgent: bool
-    priority: int
-    seq: int
 
     @classmethod
     def of(cls, turn: Turn) -> Self:
-        consumer = turn.consumer
-        footprint_mib = consumer.footprint_mib
-        return cls(
-            consumer.policy,
-            footprint_mib,
-            footprint_mib - vram.kept_mib(consumer),
-            turn.urgent,
-            turn.job.priority,
-            turn.job.seq,
-        )
+        footprint_mib = turn.consumer.footprint_mib
+        return cls(turn, footprint_mib, footprint_mib - vram.kept_mib(turn.consumer))
 
     def is_no_easier(self, other: _Need) -> bool:
         """Whether there is no room for this one either, when there is none for the other.
@@ -106,38 +45,114 @@ class _Need:
         That one needs no more, may live on the same GPUs, and may evict whomever this one may: an
         urgent one all that came after it, any other those of a lower priority (``state.Claim``).
         """
-        claims_no_more = self.seq >= other.seq if self.urgent else self.priority <= other.priority
+        mine, others = self.turn, other.turn
+        later, lower = mine.job.seq >= others.job.seq, mine.job.priority <= others.job.priority
+        policy = others.consumer.policy
         return (
             self.footprint_mib >= other.footprint_mib
             and self.beyond_kept_mib >= other.beyond_kept_mib
-            and self.urgent is other.urgent
-            and claims_no_more
-            and self.policy.gpus == other.policy.gpus
-            and not other.policy.can_coexist_with
+            and mine.urgent is others.urgent
+            and (later if mine.urgent else lower)
+            and mine.consumer.policy.gpus == policy.gpus
+            and not policy.can_coexist_with
         )
 
 
-def _held_up(state: State, turn: Turn, claims: Mapping[int, float]) -> bool:
-    """Whether somebody before this turn keeps a GPU from it that it may use."""
-    return bool(claims) and any(
-        claims.get(index, -math.inf) > turn.job.priority
-        for index in placement.where(state, turn.consumer)
-    )
+class _Round:
+    """The turns one after the other, until one is served; then somebody else may be first.
 
+    Each turn that has to wait may keep GPUs from those behind it.
+    """
 
-def _too_long(step: Step, turn: Turn, until: Mapping[int, float]) -> bool:
-    """Whether a job might keep an overdue one waiting that cannot compute before a moment."""
-    return any(
-        index in until and not planning.is_over_by(turn.consumer, step.at, until[index])
-        for index in placement.where(step.state, turn.consumer)
-    )
+    def __init__(self, step: Step) -> None:
+        self._step = step
+        self._state = step.state
+        self._turns = ordering.turns(step.state, step.at)
+        self._lowest = min(turn.job.priority for turn in self._turns)
+        self._ahead = step.state.policy.prefetch
+        """Everybody before who needs room has it: who is held up may load all the same."""
+        self._claims: dict[int, float] = {}
+        """Per GPU: jobs of a lower priority than this may not use it."""
+        self._until: dict[int, float] = {}
+        """Per GPU: a job must be over by then."""
+        self._batches_only: set[int] = set()
+        """GPUs that only jobs of batches may use (``planning.lets_batches_end``)."""
+        self._without_room: list[_Need] = []
 
+    def serve_one(self) -> bool:
+        """Serve the first who can be; False when nobody can."""
+        for turn in self._turns:
+            gpus = placement.where(self._state, turn.consumer)
+            behind_batches = bool(self._batches_only) and self._in_no_batch(turn, gpus)
+            held_up = behind_batches or self._held_up(turn, gpus)
+            if turn.consumer.state is S.ABSENT and turn.consumer.name not in self._state.swaps:
+                if (self._ahead or not held_up) and self._make_room(turn):
+                    return True
+                self._ahead = False
+            elif not held_up and _take_turn(self._step, turn):
+                return True
+            if turn.barrier or turn.job.priority > self._lowest:
+                self._keep_back(turn, gpus, behind_batches=behind_batches)
+            if self._claims and not self._ahead and self._all_kept():
+                return False
+        return False
 
-def _in_no_batch(state: State, turn: Turn, batches_only: set[int]) -> bool:
-    """Whether a job is none of those that may still go before an overdue one without room."""
-    consumer = turn.consumer
-    in_batch = consumer.state is S.RESIDENT and consumer.came_for(turn.job)
-    return not in_batch and not batches_only.isdisjoint(placement.where(state, consumer))
+    def _make_room(self, turn: Turn) -> bool:
+        """Begin to make room for an absent consumer; False when it has to wait.
+
+        With many to come, trying each would cost more than the loads are worth.
+        """
+        need = _Need.of(turn)
+        for other in self._without_room:
+            if need.is_no_easier(other):
+                return False
+        if _request(self._step, turn):
+            return True
+        self._without_room.append(need)
+        return False
+
+    def _in_no_batch(self, turn: Turn, gpus: frozenset[int]) -> bool:
+        """Whether a job is none of those that may still go before an overdue one without room."""
+        if self._batches_only.isdisjoint(gpus):
+            return False
+        return turn.consumer.state is not S.RESIDENT or not turn.consumer.came_for(turn.job)
+
+    def _held_up(self, turn: Turn, gpus: frozenset[int]) -> bool:
+        """Whether somebody before this turn keeps a GPU from it that it may use.
+
+        One that is expected to be over by the time an overdue one can begin takes nothing from it.
+        """
+        for index in gpus:
+            if index in self._claims and self._claims[index] > turn.job.priority:
+                return True
+            if index in self._until and not planning.is_over_by(
+                turn.consumer, self._step.at, self._until[index]
+            ):
+                return True
+        return False
+
+    def _keep_back(self, turn: Turn, gpus: frozenset[int], *, behind_batches: bool) -> None:
+        """Note what a turn that has to wait keeps from those behind it."""
+        if turn.barrier:
+            until = planning.blocked_until(self._state, turn.consumer, self._step.at)
+            if until > self._step.at:
+                for index in gpus:
+                    self._until[index] = min(until, self._until.get(index, math.inf))
+                return
+            if behind_batches or planning.lets_batches_end(self._state, turn.consumer):
+                self._batches_only |= gpus
+                return
+        if behind_batches:
+            return  # a claim of its own would hold up the batches
+        claim = _claim(self._state, turn)
+        if claim > self._lowest:
+            for index in gpus:
+                self._claims[index] = max(claim, self._claims.get(index, claim))
+
+    def _all_kept(self) -> bool:
+        """Whether every GPU is kept from everybody behind, so that none of them can be served."""
+        gpus, claims = self._state.gpus, self._claims
+        return bool(gpus) and claims.keys() >= gpus.keys() and min(claims.values()) == math.inf
 
 
 def _claim(state: State, turn: Turn) -> float:
@@ -157,7 +172,7 @@ def _claim(state: State, turn: Turn) -> float:
 
 
 def _take_turn(step: Step, turn: Turn) -> bool:
-    """Take one consumer's turn as far as it goes; False when it has to wait."""
+    """Take the turn of a consumer that needs no room as far as it goes; False: it has to wait."""
     consumer = turn.consumer
     match consumer.state:
         case S.RESIDENT:
@@ -167,12 +182,10 @@ def _take_turn(step: Step, turn: Turn) -> bool:
                 return False
             admission.grant(step, consumer, turn.job)
             return True
-        case S.ABSENT:
-            return consumer.name not in step.state.swaps and _request(step, turn)
         case S.COOLDOWN | S.QUARANTINED:
             admission.refuse_waiting(step, consumer, admission.cooldown_refusal(step, consumer))
             return True
-        case S.UNKNOWN | S.LOADING | S.DRAINING | S.UNLOADING:
+        case S.UNKNOWN | S.ABSENT | S.LOADING | S.DRAINING | S.UNLOADING:
             return False
         case _:
             assert_never(consumer.state)

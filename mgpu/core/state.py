@@ -15,6 +15,10 @@ HISTORY = 20
 """State changes of a consumer that are kept, to tell its story when something illegal happens."""
 
 
+THERE = frozenset({ConsumerState.RESIDENT, ConsumerState.DRAINING})
+"""States in which jobs may run."""
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """What a waiting job may take from consumers that have jobs waiting themselves.
@@ -326,5 +330,5 @@ class State:
 
     def unfilled(self) -> list[Consumer]:
         """Consumers whose room was made and that no job has been seen to load yet."""
-        there = {ConsumerState.RESIDENT, ConsumerState.DRAINING}
-        return [c for name in self.rooms if (c := self.consumers[name]).state in there]
+        rooms = [self.consumers[name] for name in self.rooms]
+        return [c for c in rooms if c.state in THERE]

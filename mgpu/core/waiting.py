@@ -48,8 +48,11 @@ class Waiting:
 
         Not to be asked of an empty queue.
         """
+        if len(self._by_rank) == 1:
+            (heap,) = self._by_rank.values()
+            return heap[0][2]
         fronts = [heap[0][2] for heap in self._by_rank.values()]
-        return fronts[0] if len(fronts) == 1 else min(fronts, key=partial(_rank, held_key))
+        return min(fronts, key=partial(_rank, held_key))
 
     def oldest_seq(self) -> int:
         """The number of the oldest one's arrival. Not to be asked of an empty queue."""

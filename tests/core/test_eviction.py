@@ -10,7 +10,9 @@ PLANNED: dict[str, Any] = {"order": "planned", "prefetch": True}
 
 
 def names(play: Playbook) -> list[str]:
-    return [consumer.name for consumer in eviction.ranked(play.state)]
+    return [
+        consumer.name for consumer in eviction.ranked(play.state, play.state.consumers.values())
+    ]
 
 
 def by_cost(*consumers: object, **policy: object) -> Playbook:

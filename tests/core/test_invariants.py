@@ -101,6 +101,10 @@ def makes_room_for_nobody(state: State) -> None:
     state.swaps["d"] = Swap("d", (0,), 0.0, Claim(0))
 
 
+def forgets_whom_jobs_wait_for(state: State) -> None:
+    del state.awaited["b"]
+
+
 def shares_a_victim(state: State) -> None:
     job = state.consumers["c"].waiting.head(0.0, 1e9)[0]
     state.consumers["c"].waiting.remove(job)
@@ -129,6 +133,7 @@ def shares_a_victim(state: State) -> None:
         (loads_what_is_resident, "b is resident in a swap"),
         (makes_room_for_nobody, "room for d for nobody"),
         (shares_a_victim, "two swaps share a victim"),
+        (forgets_whom_jobs_wait_for, "jobs wait for ['b', 'c'], not for ['c']"),
     ],
 )
 def test_a_contradiction_in_the_state_raises(
