@@ -52,8 +52,8 @@ def test_a_failure_is_replayed_by_its_seed_and_cut_to_a_short_story(tmp_path: Pa
 def test_a_patch_that_does_not_fit_any_more_says_so(tmp_path: Path) -> None:
     folder = tmp_path / "mgpu" / "core"
     folder.mkdir(parents=True)
-    for name in ("scheduler.py", "placement.py"):
+    for name in ("serving.py", "placement.py"):
         (folder / name).write_text("nothing of it\n")
     bug = next(bug for bug in BUGS if bug.name == "ollama-17408")
-    with pytest.raises(AssertionError, match=r"ollama-17408: mgpu/core/scheduler\.py has 0 times"):
+    with pytest.raises(AssertionError, match=r"ollama-17408: mgpu/core/serving\.py has 0 times"):
         bug.apply(tmp_path)
