@@ -86,6 +86,8 @@ def load_ended(step: Step, target: Consumer, error: str | None) -> None:
     target.attempt += 1
     if error is None:
         bandwidth.learn(step.state, target, swap, seconds)
+        # One that had no process was ill until now, and the next probe may be seconds away.
+        target.healthy = True
         target.failures = 0
         target.retrying = False
         _resident(step, target, swap, "loaded")

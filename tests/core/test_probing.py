@@ -251,6 +251,15 @@ def test_health_is_taken_from_every_answer() -> None:
         assert play["a"].healthy is (reachable and healthy)
 
 
+def test_one_that_could_be_loaded_is_healthy_again() -> None:
+    play = Playbook(absent("a"))
+    play.probe("a", reachable=False)
+    play.arrive("1", "a")
+    assert not play["a"].healthy
+    play.loaded("a")
+    assert play["a"].healthy
+
+
 def test_one_that_dies_beside_an_unload_makes_its_memory_no_proof() -> None:
     play = Playbook(resident("a"), resident("b"))
     play.unload_by_hand("a")
