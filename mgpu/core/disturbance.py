@@ -18,7 +18,9 @@ from mgpu.core.state import Consumer, State, Swap
 
 def note(state: State) -> None:
     """Mark every unload and load that is disturbed as things stand."""
-    for consumer, unload in state.unloads():
+    for consumer in state.leaving.values():
+        unload = consumer.unload
+        assert unload is not None
         if not unload.disturbed:
             unload.disturbed = any(
                 _hides_unload(state, consumer, other)

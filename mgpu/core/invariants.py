@@ -20,6 +20,9 @@ def check(state: State) -> None:
     _check_jobs(state)
     _check_locks(state)
     _check_swaps(state)
+    leaving = {c.name: c for c in state.consumers.values() if c.unload is not None}
+    if state.leaving != leaving:
+        raise InvariantError(f"{[*leaving]} are leaving, not {[*state.leaving]}")
     awaited = {c.name: c for c in state.consumers.values() if c.waiting}
     if state.awaited != awaited:
         raise InvariantError(f"jobs wait for {[*awaited]}, not for {[*state.awaited]}")

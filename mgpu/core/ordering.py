@@ -41,7 +41,7 @@ def turns(state: State, at: float) -> list[Turn]:
     """Every consumer with a waiting job, the one to be served first at the front."""
     policy = state.policy
     strict = policy.order is Order.ARRIVAL
-    rank = ranks(state, at)
+    rank = ranks(state, at) if len(state.awaited) > 1 else _alone
     ranked: list[tuple[tuple[float, ...], Turn]] = []
     for consumer in state.awaited.values():
         held_key = None if strict else consumer.held_key
@@ -55,6 +55,11 @@ def turns(state: State, at: float) -> list[Turn]:
         ranked.append((key, Turn(consumer, job, strict, soon)))
     ranked.sort(key=itemgetter(0))
     return [turn for _, turn in ranked]
+
+
+def _alone(_consumer: Consumer, _job: Job, _soon: bool) -> tuple[float, ...]:  # noqa: FBT001
+    """What the only one is sorted by."""
+    return ()
 
 
 def claim(state: State, turn: Turn) -> Claim:

@@ -68,7 +68,7 @@ def never_fits(state: State, consumer: Consumer) -> Refusal | None:
     cushion_mib = state.policy.cushion_mib
     for gpus in choices(state, consumer):
         need_mib = vram.share_mib(consumer.footprint_mib, gpus) + cushion_mib
-        if all(index in state.gpus and need_mib <= _total_mib(state, index) for index in gpus):
+        if need_mib <= min(_total_mib(state, index) for index in gpus):
             return None
     totals = ", ".join(f"GPU {g.index}: {g.total_mib} MiB" for g in state.gpus.values())
     wanted = "" if consumer.policy.gpus is None else f" on GPU {_names(consumer.policy.gpus)}"
@@ -131,8 +131,10 @@ def _room_mib(state: State, target: Consumer, gpus: tuple[int, ...]) -> int:
 
 
 def _total_mib(state: State, index: int) -> int:
+    gpu = state.gpus.get(index)
+    if gpu is None:
+        return 0
     # A GPU that has never been read has no total yet: nothing can be said against it.
-    gpu = state.gpus[index]
     return gpu.total_mib if gpu.total_mib or gpu.healthy else 1 << 40
 
 
@@ -239,7 +241,7 @@ def _plan_on(  # noqa: PLR0913 - as plan
     leaving = promised(state)
     if any(
         _will_be_gone(c) and c.name not in leaving and (too_many or set(gpus) & set(c.gpus))
-        for c, _ in state.unloads()
+        for c in state.leaving.values()
     ):
         return None
     gains = {c.name: _gains(c, gpus) for c in candidates}

@@ -270,7 +270,7 @@ def _pause_over(step: Step, consumer: Consumer, kind: TimerKind) -> None:
 def _set_pace(step: Step) -> None:
     """Sample fast for as long as memory is expected to change."""
     state = step.state
-    fast = bool(state.swaps) or any(c.state is S.UNLOADING for c, _ in state.unloads())
+    fast = bool(state.swaps) or any(c.state is S.UNLOADING for c in state.leaving.values())
     if fast is not state.sampling_fast:
         state.sampling_fast = fast
         step.emit(Sample(fast))

@@ -297,6 +297,8 @@ class State:
     waiting: int = 0
     awaited: dict[str, Consumer] = field(default_factory=dict)
     """The consumers that these jobs wait for, by name."""
+    leaving: dict[str, Consumer] = field(default_factory=dict)
+    """The consumers with an ``unload``, by name: who is quarantined is among them."""
     kept_waiting: int = 0
     """Jobs that waited when the limit was changed; they may be more than it allows."""
     next_seq: int = 0
@@ -323,10 +325,6 @@ class State:
     """Names of those that must not leave for it."""
     evictions: int = 0
     loads: int = 0
-
-    def unloads(self) -> list[tuple[Consumer, Unload]]:
-        """Who is leaving, or was to leave and is quarantined."""
-        return [(c, c.unload) for c in self.consumers.values() if c.unload is not None]
 
     def unfilled(self) -> list[Consumer]:
         """Consumers whose room was made and that no job has been seen to load yet."""

@@ -51,6 +51,7 @@ def begin(step: Step, consumer: Consumer, reason: str, *, stop: bool = False) ->
     """
     hardest = stop and consumer.policy.can_escalate
     consumer.unload = Unload(step.at, stop=stop, escalated=hardest)
+    step.state.leaving[consumer.name] = consumer
     consumer.busy = False
     step.move(consumer, S.UNLOADING, reason)
     if not _ask_on_new_figures(step, consumer, consumer.unload):
@@ -86,11 +87,12 @@ def answered(step: Step, consumer: Consumer, error: str | None, *, declined: boo
 
 def watch(step: Step) -> None:
     """Look whether memory that was given back shows by now."""
-    unloads = step.state.unloads()
-    for consumer, unload in unloads:
-        if not unload.asked:
-            _ask_on_new_figures(step, consumer, unload)
-    for consumer in [c for c, _ in unloads if _has_left(step.state, c)]:
+    leaving = step.state.leaving.values()
+    for consumer in leaving:
+        assert consumer.unload is not None
+        if not consumer.unload.asked:
+            _ask_on_new_figures(step, consumer, consumer.unload)
+    for consumer in [c for c in leaving if _has_left(step.state, c)]:
         absent(step, consumer, "its memory is free")
 
 
@@ -129,6 +131,7 @@ def absent(step: Step, consumer: Consumer, reason: str) -> None:
         step.cancel_timer(TimerKind.QUARANTINE, consumer.name, consumer.attempt)
     consumer.attempt += 1
     consumer.unload = None
+    del step.state.leaving[consumer.name]
     step.move(consumer, S.ABSENT, reason)
     answer(step, consumer, None)
 
@@ -180,6 +183,7 @@ def _stay(step: Step, consumer: Consumer, unload: Unload, error: str) -> None:
     step.emit(UnloadMeasured(consumer.name, ok=False, seconds=step.at - unload.started_at))
     consumer.attempt += 1
     consumer.unload = None
+    del step.state.leaving[consumer.name]
     consumer.busy = True
     step.move(consumer, S.RESIDENT, error)
     answer(step, consumer, Refusal("unload-failed", error, BUSY_RETRY_S))
@@ -221,7 +225,7 @@ def _others_leaving(state: State, consumer: Consumer, index: int) -> list[tuple[
     """Who else is on the way out of a GPU."""
     return [
         (other, other.unload)
-        for other in state.consumers.values()
+        for other in state.leaving.values()
         if other is not consumer
         and other.state is S.UNLOADING
         and other.unload is not None

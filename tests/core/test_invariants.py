@@ -101,6 +101,10 @@ def makes_room_for_nobody(state: State) -> None:
     state.swaps["d"] = Swap("d", (0,), 0.0, Claim(0))
 
 
+def forgets_who_leaves(state: State) -> None:
+    state.leaving["d"] = state.consumers["d"]
+
+
 def forgets_whom_jobs_wait_for(state: State) -> None:
     del state.awaited["b"]
 
@@ -133,6 +137,7 @@ def shares_a_victim(state: State) -> None:
         (loads_what_is_resident, "b is resident in a swap"),
         (makes_room_for_nobody, "room for d for nobody"),
         (shares_a_victim, "two swaps share a victim"),
+        (forgets_who_leaves, "[] are leaving, not ['d']"),
         (forgets_whom_jobs_wait_for, "jobs wait for ['b', 'c'], not for ['c']"),
     ],
 )
