@@ -135,11 +135,6 @@ class Policy:
     """Bring consumers back while nobody waits."""
     settle_timeout_s: float = 5.0
 
-    @property
-    def looks_ahead(self) -> bool:
-        """Whether loads are begun so as to be over by a certain time."""
-        return self.order is Order.PLANNED and self.prefetch
-
 
 @dataclass(frozen=True, slots=True)
 class GpuProcess:

@@ -41,25 +41,19 @@ def turns(state: State, at: float) -> list[Turn]:
     """Every consumer with a waiting job, the one to be served first at the front."""
     policy = state.policy
     strict = policy.order is Order.ARRIVAL
-    rank = ranks(state, at) if len(state.awaited) > 1 else _alone
+    rank = ranks(state, at)
     ranked: list[tuple[tuple[float, ...], Turn]] = []
     for consumer in state.awaited.values():
-        held_key = None if strict else consumer.held_key
+        there = consumer.state is ConsumerState.RESIDENT
+        held_key = consumer.loaded_key if there and not strict else None
         job, overdue = consumer.waiting.head(at, policy.max_overtake_s, held_key)
         if overdue:
             ranked.append(((0, job.seq), Turn(consumer, job, barrier=True, urgent=True)))
             continue
-        there = consumer.state is ConsumerState.RESIDENT
-        soon = not there and planning.soon_overdue(state, consumer, job, at)
-        key = (1, -job.priority, *rank(consumer, job, soon), job.seq)
-        ranked.append((key, Turn(consumer, job, strict, soon)))
+        soon, key = rank(consumer, job)
+        ranked.append(((1, -job.priority, *key, job.seq), Turn(consumer, job, strict, soon)))
     ranked.sort(key=itemgetter(0))
     return [turn for _, turn in ranked]
-
-
-def _alone(_consumer: Consumer, _job: Job, _soon: bool) -> tuple[float, ...]:  # noqa: FBT001
-    """What the only one is sorted by."""
-    return ()
 
 
 def claim(state: State, turn: Turn) -> Claim:
@@ -77,16 +71,17 @@ def claim_now(state: State, consumer: Consumer, at: float) -> Claim:
     return claim(state, Turn(consumer, job, barrier=overdue, urgent=urgent))
 
 
-def ranks(state: State, at: float) -> Callable[[Consumer, Job, bool], tuple[float, ...]]:
+def ranks(state: State, at: float) -> Callable[[Consumer, Job], tuple[bool, tuple[float, ...]]]:
     """What the order sorts consumers by within a priority, least first.
 
-    Given their first job, and whether that is soon overdue.
+    Given their first job; before that, whether it is overdue by the time a load is over that its
+    consumer needs.
     """
     match state.policy.order:
         case Order.ARRIVAL:
-            return lambda _consumer, _job, _soon: ()
+            return lambda _consumer, _job: (False, ())
         case Order.RESIDENT_FIRST:
-            return lambda consumer, _job, _soon: (consumer.state is not ConsumerState.RESIDENT,)
+            return lambda consumer, _: (False, (consumer.state is not ConsumerState.RESIDENT,))
         case Order.PLANNED:
             return planning.ranks(state, at)
         case _:

@@ -270,31 +270,32 @@ def _could_fit_later(state: State, target: Consumer, gpus: tuple[int, ...], at: 
     """
     need_mib = vram.share_mib(target.footprint_mib, gpus) + state.policy.cushion_mib
     others = [c for c in state.consumers.values() if c is not target]
-    staying = {c.name for c in others if not _may_make_room(state, target, c)}
     for index in gpus:
         gpu = state.gpus[index]
         foreign_mib = max(0, vram.foreign_mib(state, gpu) - vram.owed_mib(gpu, at))
-        kept_mib = sum(
-            vram.share_mib(
-                _claimed_mib(state, c) if c.name in staying else vram.kept_mib(c), c.gpus
-            )
-            for c in others
-            if index in c.gpus and not c.policy.vram_managed
-        )
+        kept_mib = 0
+        for other in others:
+            if index in other.gpus and (mib := _held_later_mib(state, target, other)):
+                kept_mib += vram.share_mib(mib, other.gpus)
         if need_mib > gpu.total_mib - foreign_mib - kept_mib:
             return False
-    return len(others) - len(staying) >= _to_leave(state, target)
+    too_many = _to_leave(state, target)
+    return not too_many or sum(_may_make_room(state, target, c) for c in others) >= too_many
+
+
+def _held_later_mib(state: State, target: Consumer, other: Consumer) -> int:
+    """What another consumer holds when all who can have made room for a target."""
+    if other.policy.vram_managed:
+        return 0
+    holds = other.state in vram.HOLDING or other.name in state.swaps
+    stays = holds and not _may_make_room(state, target, other)
+    return other.footprint_mib if stays else vram.kept_mib(other)
 
 
 def _may_make_room(state: State, target: Consumer, other: Consumer) -> bool:
     return other.state in LEAVING or (
         (other.state in MAY_LEAVE or other.name in state.swaps) and _permitted(target, other)
     )
-
-
-def _claimed_mib(state: State, consumer: Consumer) -> int:
-    """What a consumer is billed for, or what is reserved for it."""
-    return consumer.footprint_mib if consumer.name in state.swaps else vram.held_mib(consumer)
 
 
 def _unavailable(state: State, target: Consumer) -> Refusal:

@@ -32,7 +32,7 @@ import math
 from collections.abc import Callable
 
 from mgpu.core.jobs import Job
-from mgpu.core.model import ConsumerState, Order
+from mgpu.core.model import ConsumerState, Order, Policy
 from mgpu.core.state import Consumer, State
 
 UNKNOWN_JOB_S = 1.0
@@ -115,25 +115,27 @@ def _work_s(consumer: Consumer, common_s: float) -> float:
     return len(consumer.waiting) * job_s(consumer, common_s)
 
 
-def ranks(state: State, at: float) -> Callable[[Consumer, Job, bool], tuple[float, ...]]:
+def ranks(state: State, at: float) -> Callable[[Consumer, Job], tuple[bool, tuple[float, ...]]]:
     """What to sort consumers with waiting jobs by, smallest first (``ordering.ranks``)."""
-    common_s: float | None = None
+    policy, common_s = state.policy, 0.0
     wanted = any(
         c.state is ConsumerState.ABSENT and name not in state.swaps
         for name, c in state.awaited.items()
     )
 
-    def rank(consumer: Consumer, job: Job, soon: bool) -> tuple[float, ...]:  # noqa: FBT001
+    def rank(consumer: Consumer, job: Job) -> tuple[bool, tuple[float, ...]]:
         nonlocal common_s
-        if soon:
-            return (-1, job.arrived_at)
-        if consumer.averages.job.seconds is None and common_s is None:
-            common_s = common_job_s(state)
-        each_s = job_s(consumer, common_s or UNKNOWN_JOB_S)
-        waiting = len(consumer.waiting)
+        averages, waiting = consumer.averages, len(consumer.waiting.jobs)
+        if averages.job.seconds is None:
+            common_s = common_s or common_job_s(state)
+        each_s = job_s(consumer, common_s)
         if consumer.state is ConsumerState.RESIDENT:
-            return (0, compute_rank(at - job.arrived_at, each_s, waiting if wanted else 1))
-        return (1, load_rank(consumer, each_s, waiting))
+            together = waiting if wanted else 1
+            return False, (0, compute_rank(at - job.arrived_at, each_s, together))
+        loading_s = load_s(consumer)
+        if overdue_after(policy, job, loading_s + (averages.unload.seconds or 0.0), at):
+            return True, (-1, job.arrived_at)
+        return False, (1, load_rank(each_s, loading_s, waiting))
 
     return rank
 
@@ -143,9 +145,9 @@ def compute_rank(age_s: float, each_s: float, together: int) -> float:
     return -(age_s + HEAD_START_S) / (each_s**2 * together)
 
 
-def load_rank(consumer: Consumer, each_s: float, waiting: int) -> float:
+def load_rank(each_s: float, loading_s: float, waiting: int) -> float:
     """Which of those to come is loaded next."""
-    return each_s + load_s(consumer) / waiting
+    return each_s + loading_s / waiting
 
 
 def job_s(consumer: Consumer, common_s: float) -> float:
@@ -156,10 +158,14 @@ def job_s(consumer: Consumer, common_s: float) -> float:
 
 def soon_overdue(state: State, consumer: Consumer, job: Job, at: float) -> bool:
     """Whether a load must begin now to be over by the time nobody may overtake the job any more."""
-    if not state.policy.looks_ahead:
-        return False
     # Somebody else's unload comes before its load; its own is as good a guess as any.
-    return job.arrived_at + state.policy.max_overtake_s - reload_s(consumer) <= at
+    return overdue_after(state.policy, job, reload_s(consumer), at)
+
+
+def overdue_after(policy: Policy, job: Job, seconds: float, at: float) -> bool:
+    """Whether nobody may overtake a job after so many seconds, where that is looked at ahead."""
+    ahead = policy.prefetch and policy.order is Order.PLANNED
+    return ahead and job.arrived_at + policy.max_overtake_s - seconds <= at
 
 
 def blocked_until(state: State, consumer: Consumer, at: float) -> float:

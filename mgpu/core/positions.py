@@ -27,7 +27,7 @@ def in_order(state: State, jobs: Iterable[Job], at: float) -> list[Job]:
     if state.policy.order is Order.PLANNED:
         return _Play(state, by_arrival, at).run()
     overdue_from = at - state.policy.max_overtake_s
-    rank, not_soon = ordering.ranks(state, at), False  # that counts for planned alone
+    rank = ordering.ranks(state, at)
     together: dict[tuple[str, int], Rank] = {}
 
     def key(job: Job) -> Rank:
@@ -35,10 +35,10 @@ def in_order(state: State, jobs: Iterable[Job], at: float) -> list[Job]:
             return (0, job.seq)
         consumer = state.consumers[job.consumer]
         if consumer.state is S.RESIDENT or state.policy.order is Order.ARRIVAL:
-            return (1, -job.priority, *rank(consumer, job, not_soon), job.seq)
+            return (1, -job.priority, *rank(consumer, job)[1], job.seq)
         batch = (job.consumer, job.priority)
         if batch not in together:
-            together[batch] = (*rank(consumer, job, not_soon), job.seq)
+            together[batch] = (*rank(consumer, job)[1], job.seq)
         return (1, -job.priority, *together[batch], job.seq)
 
     # In order of arrival, so that those together rank as the first of them.
@@ -119,7 +119,8 @@ class _Play:
         if planning.soon_overdue(self._state, consumer, job, self._at + self._now_s):
             return (0, job.seq)
         each_s = planning.job_s(consumer, self._common_s)
-        return (1, -job.priority, planning.load_rank(consumer, each_s, waiting), job.seq)
+        rank = planning.load_rank(each_s, planning.load_s(consumer), waiting)
+        return (1, -job.priority, rank, job.seq)
 
     def _consumer(self, name: str) -> Consumer:
         return self._state.consumers[name]

@@ -95,8 +95,8 @@ def billed_mib(state: State, gpu: int, *, without: frozenset[str] = frozenset())
     for consumer in state.consumers.values():
         if gpu in consumer.gpus and not consumer.policy.vram_managed:
             holds = consumer.state in HOLDING and consumer.name not in without
-            mib = consumer.footprint_mib if holds else kept_mib(consumer)
-            billed_mib += share_mib(mib, consumer.gpus)
+            if mib := consumer.footprint_mib if holds else kept_mib(consumer):
+                billed_mib += share_mib(mib, consumer.gpus)
     return billed_mib
 
 
