@@ -23,6 +23,7 @@ from tests.support.services.images import (
 )
 from tests.support.services.language import (
     KoboldCpp,
+    LlamaRouter,
 )
 
 NOWHERE = Path("/nowhere")
@@ -68,6 +69,16 @@ async def test_one_that_imitates_others_is_itself() -> None:
     finally:
         await service.stop()
     assert "GET /props" in service.calls, "which it answers as llama.cpp does"
+
+
+async def test_a_router_that_has_no_model_yet_is_a_router() -> None:
+    service = LlamaRouter()
+    service.known = set()
+    await service.start()
+    try:
+        assert names(await ask(service.url)) == ["llama-cpp-router"]
+    finally:
+        await service.stop()
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import asyncio
 import json
 import re
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,13 +119,20 @@ async def jobs(broker: BrokerProcess) -> int:
 # Router mode
 
 
+@contextmanager
+def a_router_of(models: Path, log: Path, *options: str) -> Iterator[str]:
+    """The URL of one with the models in this folder, and with those in no cache of its user's."""
+    url = f"http://127.0.0.1:{free_port()}"
+    command = f"{LLAMA_SERVER} --models-dir {models} --port {url.rpartition(':')[2]} {OPTIONS}"
+    nothing = {"LLAMA_CACHE": str(log.parent / "cache")}
+    with real_program([*command.split(), *options], up=f"{url}/health", log=log, env=nothing):
+        yield url
+
+
 @pytest.fixture(params=[()], ids=lambda _: "")
 def router(request: pytest.FixtureRequest, models: Path, tmp_path: Path) -> Iterator[str]:
     """A router's URL; a parameter is more options."""
-    url = f"http://127.0.0.1:{free_port()}"
-    options = f"--models-dir {models} --port {url.rpartition(':')[2]} {OPTIONS}".split()
-    command = [LLAMA_SERVER, *options, *request.param]
-    with real_program(command, up=f"{url}/health", log=tmp_path / "router.log"):
+    with a_router_of(models, tmp_path / "router.log", *request.param) as url:
         yield url
 
 
@@ -243,6 +250,14 @@ async def test_a_routers_open_page_is_no_job_and_what_is_typed_there_is_one(
 
 async def test_a_router_is_recognised(router: str) -> None:
     assert await recognised(router) == ["llama-cpp-router"]
+
+
+async def test_a_router_that_has_no_model_yet_is_recognised(tmp_path: Path) -> None:
+    (nothing := tmp_path / "models").mkdir()
+    with a_router_of(nothing, tmp_path / "router.log") as url:
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/models") as response:
+            assert (await response.json())["data"] == []
+        assert await recognised(url) == ["llama-cpp-router"]
 
 
 # One model

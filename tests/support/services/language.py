@@ -92,6 +92,10 @@ class Ollama(Service):
 
 class LlamaRouter(Service):
     preset = "llama-cpp-router"
+    pages: ClassVar = {
+        # Settings of no model, so that its page finds what it looks for.
+        "/props": {"role": "router", "default_generation_settings": {"params": None, "n_ctx": 0}},
+    }
     parameters: ClassVar = {"model": "m"}
     routes: ClassVar = {
         "GET /health": "health",
@@ -105,6 +109,8 @@ class LlamaRouter(Service):
 
     def __init__(self) -> None:
         super().__init__()
+        self.known = {"m", "other"}
+        """The models that it could load."""
         self.loading: set[str] = set()
 
     async def health(self, _: web.Request) -> web.Response:
@@ -114,7 +120,7 @@ class LlamaRouter(Service):
         def status(name: str) -> str:
             return "loaded" if name in self.held else self._other(name)
 
-        names = sorted({"m", "other"} | self.held)
+        names = sorted(self.known | self.held)
         return ok({"data": [{"id": name, "status": {"value": status(name)}} for name in names]})
 
     def _other(self, name: str) -> str:
