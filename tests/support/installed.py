@@ -12,6 +12,7 @@ from tests.support.systemd import CHECKOUT
 PYTHON = Path(os.environ.get("MGPU_TEST_SERVICES", CHECKOUT / ".venv-services")) / "bin/python"
 """Of the environment that ``scripts/test-services`` makes."""
 LLAMA_SERVER = Path(os.environ.get("MGPU_LLAMA_SERVER", "/nonexistent"))
+WHISPER_SERVER = Path(os.environ.get("MGPU_WHISPER_SERVER", "/nonexistent"))
 OPEN_WEBUI = Path(os.environ.get("MGPU_OPEN_WEBUI", "/nonexistent"))
 
 needs_python = pytest.mark.skipif(
@@ -19,6 +20,9 @@ needs_python = pytest.mark.skipif(
 )
 needs_llama_server = pytest.mark.skipif(
     not LLAMA_SERVER.is_file(), reason="MGPU_LLAMA_SERVER names no llama-server of llama.cpp's"
+)
+needs_whisper_server = pytest.mark.skipif(
+    not WHISPER_SERVER.is_file(), reason="MGPU_WHISPER_SERVER names no server of whisper.cpp's"
 )
 needs_open_webui = pytest.mark.skipif(
     not OPEN_WEBUI.is_file(), reason="MGPU_OPEN_WEBUI names no open-webui"
