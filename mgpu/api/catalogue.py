@@ -6,7 +6,8 @@ something else, since a consumer that was stopped to make room still serves its 
 job starts it.
 
 A configured name wins over what is told. A name that two consumers tell belongs to nobody until
-the configuration says to whom.
+the configuration says to whom. Where a name is not known, that name with the tag ``latest`` is
+meant, as ollama's clients are used to.
 """
 
 from __future__ import annotations
@@ -83,10 +84,14 @@ class Catalogue:
 
     def find(self, name: str) -> Model | None:
         """The model of this name, as far as is known now."""
-        if name in self._configured:
-            return Model(name, self._configured[name])
-        consumers = self._tellers().get(name, [])
-        return Model(name, consumers[0]) if len(consumers) == 1 else None
+        tellers = self._tellers()
+        for known in _readings(name):
+            if known in self._configured:
+                return Model(known, self._configured[known])
+            if known in tellers:
+                consumers = tellers[known]
+                return Model(known, consumers[0]) if len(consumers) == 1 else None
+        return None
 
     async def wanted(self, name: str) -> Model:
         """The model of this name, asking the consumers again where it is not known yet.
@@ -98,9 +103,10 @@ class Catalogue:
         found = self.find(name)
         if found is not None:
             return found
-        consumers = self._tellers().get(name)
-        if consumers:
-            raise UnknownModel(_conflict(name, consumers))
+        tellers = self._tellers()
+        for known in _readings(name):
+            if known in tellers:
+                raise UnknownModel(_conflict(known, tellers[known]))
         hint = did_you_mean(name, [model.name for model in self.models()])
         raise UnknownModel(f"No consumer serves the model {name!r}.{hint}")
 
@@ -145,6 +151,11 @@ class Catalogue:
             for name in self._told.get(consumer, ()):
                 tellers.setdefault(name, []).append(consumer)
         return tellers
+
+
+def _readings(name: str) -> tuple[str, str]:
+    """What a request's name may be known as, the likelier first."""
+    return name, f"{name}:latest"
 
 
 def _conflict(name: str, consumers: list[str]) -> str:

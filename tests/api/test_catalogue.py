@@ -82,6 +82,32 @@ async def test_what_one_consumer_tells_leads_to_it(sites: Sites) -> None:
     assert "Did you mean 'small'?" in await refused(site, "smal")
 
 
+async def test_a_name_without_a_tag_is_the_latest_unless_it_is_known_itself(sites: Sites) -> None:
+    ollama, other = Teller("qwen:latest", "llava:latest", "llava:7b"), Teller("llava")
+    site = await sites.broker(
+        others={"ollama": await ollama.section(sites), "other": await other.section(sites)}
+    )
+
+    assert await served_by(site, "qwen") == "ollama"
+    assert await served_by(site, "qwen:latest") == "ollama"
+    assert await served_by(site, "llava") == "other"
+    assert await served_by(site, "llava:latest") == "ollama"
+    assert "No consumer" in await refused(site, "qwen:7b")
+    async with site.client.get(site.url("/v1/models/qwen")) as response:
+        assert (await response.json())["id"] == "qwen:latest"
+
+
+async def test_a_latest_that_two_tell_belongs_to_nobody(sites: Sites) -> None:
+    one, two = Teller("both:latest"), Teller("both:latest", "two")
+    site = await sites.broker(
+        others={"one": await one.section(sites), "two": await two.section(sites)}
+    )
+    await until_listed(site, "two")
+    assert await refused(site, "both") == (
+        "The model 'both:latest' is served by one and two: say whose it is in models."
+    )
+
+
 async def test_a_model_that_is_new_there_is_found_when_it_is_wanted(
     sites: Sites, monkeypatch: pytest.MonkeyPatch
 ) -> None:
