@@ -8,6 +8,7 @@ the Python that has the server, not by the tests' own.
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import gguf
 import numpy as np
@@ -36,7 +37,7 @@ def main() -> None:
     tokens += [(f"\u2581{word}".encode(), types.NORMAL) for word in WORDS.split()]
 
     writer = gguf.GGUFWriter(sys.argv[1], "llama")
-    writer.add_name("tiny")
+    writer.add_name(Path(sys.argv[1]).stem)
     writer.add_context_length(CONTEXT)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(LAYERS)

@@ -39,14 +39,16 @@ class Ollama(Service):
         "POST /api/pull": "pull",
     }
     jobs = ("POST /api/chat", "POST /v1/embeddings")
-    looks = ("GET /api/tags", "GET /v1/models", "HEAD /", "HEAD /api/tags")
+    looks = ("GET /api/tags", "GET /v1/models", "HEAD /", "HEAD /api/tags", "POST /api/me")
     dangers = (
         "DELETE /api/delete",
+        "DELETE /api/user/keys/mine",
         "HEAD /api/blobs/sha256:1",
         "POST /api/copy",
         "POST /api/create",
         "POST /api/pull",
         "POST /api/push",
+        "POST /api/signout",
     )
 
     async def version(self, _: web.Request) -> web.Response:
