@@ -14,6 +14,7 @@ PYTHON = Path(os.environ.get("MGPU_TEST_SERVICES", CHECKOUT / ".venv-services"))
 LLAMA_SERVER = Path(os.environ.get("MGPU_LLAMA_SERVER", "/nonexistent"))
 WHISPER_SERVER = Path(os.environ.get("MGPU_WHISPER_SERVER", "/nonexistent"))
 OLLAMA = Path(os.environ.get("MGPU_OLLAMA", "/nonexistent"))
+KOBOLDCPP = Path(os.environ.get("MGPU_KOBOLDCPP", "/nonexistent"))
 OPEN_WEBUI = Path(os.environ.get("MGPU_OPEN_WEBUI", "/nonexistent"))
 
 needs_python = pytest.mark.skipif(
@@ -26,6 +27,9 @@ needs_whisper_server = pytest.mark.skipif(
     not WHISPER_SERVER.is_file(), reason="MGPU_WHISPER_SERVER names no server of whisper.cpp's"
 )
 needs_ollama = pytest.mark.skipif(not OLLAMA.is_file(), reason="MGPU_OLLAMA names no ollama")
+needs_koboldcpp = pytest.mark.skipif(
+    not KOBOLDCPP.is_file(), reason="MGPU_KOBOLDCPP names no koboldcpp"
+)
 needs_open_webui = pytest.mark.skipif(
     not OPEN_WEBUI.is_file(), reason="MGPU_OPEN_WEBUI names no open-webui"
 )

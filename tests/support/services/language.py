@@ -319,9 +319,20 @@ class KoboldCpp(Service):
         "/system_stats": {"system": {"comfyui_version": "v0.3.4"}, "devices": []},
         "/v1/models": {"object": "list", "data": [{"id": "m", "owned_by": "koboldcpp"}]},
     }
-    jobs = ("POST /api/v1/generate", "POST /v1/chat/completions")
-    looks = ("GET /api/extra/perf", "GET /api/v1/model", "POST /api/extra/generate/check")
-    dangers = ("POST /api/admin/reload_config",)
+    jobs = ("GET /noscript", "POST /api/v1/generate", "POST /v1/chat/completions")
+    looks = (
+        "GET /api/extra/perf",
+        "GET /api/extra/preloadstory",
+        "GET /api/v1/model",
+        "GET /lcpp/props",
+        "GET /sdapi/v1/sd-models",
+        "POST /api/extra/generate/check",
+    )
+    dangers = (
+        "POST /api/admin/reload_config",
+        "POST /api/extra/shutdown",
+        "POST /x/api/admin/clear_state",
+    )
 
     def __init__(self) -> None:
         super().__init__()
