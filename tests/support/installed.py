@@ -12,6 +12,7 @@ from tests.support.systemd import CHECKOUT
 PYTHON = Path(os.environ.get("MGPU_TEST_SERVICES", CHECKOUT / ".venv-services")) / "bin/python"
 """Of the environment that ``scripts/test-services`` makes."""
 LLAMA_SERVER = Path(os.environ.get("MGPU_LLAMA_SERVER", "/nonexistent"))
+LLAMA_SWAP = Path(os.environ.get("MGPU_LLAMA_SWAP", "/nonexistent"))
 WHISPER_SERVER = Path(os.environ.get("MGPU_WHISPER_SERVER", "/nonexistent"))
 OLLAMA = Path(os.environ.get("MGPU_OLLAMA", "/nonexistent"))
 KOBOLDCPP = Path(os.environ.get("MGPU_KOBOLDCPP", "/nonexistent"))
@@ -22,6 +23,9 @@ needs_python = pytest.mark.skipif(
 )
 needs_llama_server = pytest.mark.skipif(
     not LLAMA_SERVER.is_file(), reason="MGPU_LLAMA_SERVER names no llama-server of llama.cpp's"
+)
+needs_llama_swap = pytest.mark.skipif(
+    not LLAMA_SWAP.is_file(), reason="MGPU_LLAMA_SWAP names no llama-swap"
 )
 needs_whisper_server = pytest.mark.skipif(
     not WHISPER_SERVER.is_file(), reason="MGPU_WHISPER_SERVER names no server of whisper.cpp's"

@@ -12,6 +12,8 @@ from tests.support.services.base import BODY, LAG_S, Service, empty, ok
 
 class LlamaSwap(Service):
     preset = "llama-swap"
+    # It lists its models as a router of llama.cpp's does.
+    pages: ClassVar = {"/models": {"data": [{"id": "m", "status": {"value": "unloaded"}}]}}
     parameters: ClassVar = {"model": "org/m"}
     routes: ClassVar = {
         "GET /health": "health",
@@ -19,8 +21,15 @@ class LlamaSwap(Service):
         "GET /upstream/{model:.*}/health": "upstream",
         "POST /api/models/unload": "unload",
     }
-    jobs = ("POST /v1/chat/completions", "GET /upstream/m/health")
-    looks = ("GET /running", "GET /api/events", "GET /logs/stream", "GET /ui/x")
+    jobs = ("POST /v1/chat/completions", "GET /props", "GET /upstream/m/health")
+    looks = (
+        "GET /api/events",
+        "GET /logs/stream",
+        "GET /models",
+        "GET /running",
+        "GET /ui/x",
+        "PUT /api/profiles/active",
+    )
     dangers = ("GET /unload", "POST /api/models/unload/m")
 
     async def health(self, _: web.Request) -> web.Response:
