@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,6 +62,8 @@ def swap(models: Path, tmp_path: Path) -> Iterator[str]:
     command = [str(LLAMA_SWAP), "-config", str(config), "-listen", url.removeprefix("http://")]
     with real_program(command, up=f"{url}/health", log=tmp_path / "swap.log"):
         yield url
+        # When it is killed, it leaves its servers behind.
+        urllib.request.urlopen(f"{url}/unload", timeout=30).close()
 
 
 class Setup(NamedTuple):
