@@ -73,7 +73,7 @@ class HttpController:
             call = call.model_copy(update={"body": filled})
         what = self._describe(call)
         heard = f"{what} needs no repeating"
-        if call.repeatable or self._unloaded:
+        if body is not None or await self._is_to_be_sent(call):
             self._unloaded = False
             answer = await self._accepted_load(call, deadline)
             heard = f"{what} answered {answer.status}"
@@ -91,6 +91,14 @@ class HttpController:
                 deadline=deadline,
                 what=f"{heard}, but the consumer was not healthy",
             )
+
+    async def _is_to_be_sent(self, call: CallConfig) -> bool:
+        """Whether a load is: where two in a row do harm, only to one that is not resident."""
+        if call.repeatable:
+            return True
+        if self._config.resident is None:
+            return self._unloaded
+        return (await self.probe()).resident is not True
 
     async def _accepted_load(self, call: CallConfig, deadline: float) -> Answer:
         what = self._describe(call)

@@ -470,6 +470,36 @@ async def test_what_must_not_be_repeated_is_remembered_until_its_process_ends(
     assert sent == ["/unload", "/load", "/unload", "/unload"]
 
 
+@pytest.mark.parametrize(
+    ("resident", "body", "sent"),
+    [(True, None, []), (False, None, [None]), (True, {"model": "big"}, [{"model": "big"}])],
+)
+async def test_a_load_that_must_not_be_repeated_is_sent_to_one_that_holds_nothing_or_something_else(
+    session: aiohttp.ClientSession,
+    aiohttp_server: Serve,
+    resident: bool,
+    body: Any,
+    sent: list[Any],
+) -> None:
+    loads: list[Any] = []
+
+    async def load(request: web.Request) -> web.Response:
+        loads.append(await request.json() if request.can_read_body else None)
+        return web.Response()
+
+    async def status(_: web.Request) -> web.Response:
+        return web.json_response({"loaded": resident or bool(loads)})
+
+    server = await aiohttp_server(app(load=load, status=status))
+    await controller(
+        session,
+        str(server.make_url("")),
+        load={"path": "/load", "repeatable": False, "timeout_s": 5},
+        resident={"path": "/status", "when": "loaded"},
+    ).load(NOWHERE, body)
+    assert loads == sent
+
+
 async def test_a_busy_consumer_that_does_not_answer_any_more_is_asked_to_unload(
     session: aiohttp.ClientSession, aiohttp_server: Serve
 ) -> None:

@@ -20,7 +20,6 @@ from tests.support.services.images import (
     InvokeAi,
 )
 from tests.support.services.language import (
-    KoboldCpp,
     SgLang,
     TabbyApi,
 )
@@ -57,8 +56,7 @@ def has_word(site: Site) -> bool:
     return site.config.resident is not None or remembered
 
 
-# A load of KoboldCpp is a restart, whatever it had loaded before.
-@names([kind for kind in having("load") if kind is not KoboldCpp])
+@names(having("load"))
 async def test_a_load_of_one_that_is_resident_does_no_harm(
     sites: Start, kind: type[Service]
 ) -> None:

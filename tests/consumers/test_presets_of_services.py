@@ -217,11 +217,25 @@ async def test_koboldcpp_that_does_not_come_back_has_unloaded_all_the_same(sites
     assert not site.service.held
 
 
+async def test_koboldcpp_that_was_started_with_its_model_is_not_restarted_by_a_load(
+    sites: Start,
+) -> None:
+    site = await sites(KoboldCpp)
+    await site.controller.load(NOWHERE)
+    await site.controller.unload()
+    assert site.service.restarts == 1
+
+    await site.controller.load(NOWHERE)
+
+    assert site.service.restarts == 2
+
+
 async def test_koboldcpp_s_200_is_no_success_with_a_wrong_password(sites: Start) -> None:
     site = await sites(KoboldCpp, headers={"Authorization": "Bearer wrong"})
     site.service.password = "right"
     with pytest.raises(UnloadFailed, match=r'answered 200 \{"success": false\}'):
         await site.controller.unload()
+    site.service.held.clear()
     with pytest.raises(LoadFailed, match=r'answered 200 \{"success": false\}'):
         await site.controller.load(NOWHERE)
 
