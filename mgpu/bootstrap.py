@@ -1,7 +1,8 @@
 """The only place that builds the parts and joins them, and changes them while they run.
 
 Start: state file, controllers, GPU probe, broker, listening sockets. Stop: nothing new, running
-jobs end within ``server.drain_timeout_s``, then everything is closed in the reverse order.
+jobs end within ``server.drain_timeout_s``, who has no answer then is given one, and everything is
+closed in the reverse order.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mgpu.api.app import make_app, make_port_app, reconfigure
 from mgpu.api.deps import Deps
 from mgpu.api.proxy import make_session
 from mgpu.api.server import HttpServer, start_server
+from mgpu.api.unanswered import UNANSWERED
 from mgpu.broker.clock import MonotonicClock
 from mgpu.broker.effects import Observed
 from mgpu.broker.service import Broker
@@ -110,6 +112,7 @@ async def running(
         timeout_s = parts.config.server.drain_timeout_s
         if not await parts.broker.drain(timeout_s):
             log.warning("jobs were cut off", drain_timeout_s=timeout_s)
+        parts.app[UNANSWERED].tell()
 
 
 async def _build(

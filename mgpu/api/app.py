@@ -18,6 +18,7 @@ from mgpu.api.leaseholder import LEASEHOLDERS, Leaseholders, end_leaseholders
 from mgpu.api.problems import problems_middleware
 from mgpu.api.routes import ROUTES, Routes
 from mgpu.api.spool import DiskBudget
+from mgpu.api.unanswered import UNANSWERED, Unanswered, unanswered_middleware
 from mgpu.config.model import Config
 
 
@@ -33,7 +34,10 @@ def reconfigure(app: web.Application, config: Config) -> None:
 
 def make_app(deps: Deps) -> web.Application:
     """Build the application; what it is given stays the caller's to close."""
-    app = web.Application(middlewares=[problems_middleware, make_guard(deps)])
+    app = web.Application(
+        middlewares=[problems_middleware, unanswered_middleware, make_guard(deps)]
+    )
+    app[UNANSWERED] = Unanswered()
     app[DEPS] = deps
     app[ROUTES] = Routes(deps.config)
     app[DISK] = DiskBudget(deps.limits.spool_bytes)
@@ -81,7 +85,14 @@ def make_app(deps: Deps) -> web.Application:
 def make_port_app(main: web.Application, consumer: str) -> web.Application:
     """Build the application of a consumer's own port, which shares everything with ``main``."""
     deps = main[DEPS]
-    app = web.Application(middlewares=[problems_middleware, make_guard(deps, own_port=True)])
+    app = web.Application(
+        middlewares=[
+            problems_middleware,
+            unanswered_middleware,
+            make_guard(deps, own_port=True),
+        ]
+    )
+    app[UNANSWERED] = main[UNANSWERED]
     app[DEPS] = deps
     app[DISK] = main[DISK]
     app[LEASEHOLDERS] = Leaseholders()

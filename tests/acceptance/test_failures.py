@@ -190,6 +190,27 @@ async def test_a_stopping_broker_drains_its_jobs(machine: Machine) -> None:
     assert await stopping == 0
 
 
+async def test_who_waits_past_the_drains_deadline_is_answered_all_the_same(
+    machine: Machine,
+) -> None:
+    target = await machine.consumer("target", 4000, resident=True)
+    other = await machine.consumer("other", 4000, resident=True)
+    broker = await machine.broker(server={"drain_timeout_s": 0.3})
+    target.job_gate.close()
+    other.unload_gate.close()
+    running = asyncio.create_task(job(broker, "target"))
+    unloading = asyncio.create_task(broker.session.post(f"{broker.url}/api/consumers/other/unload"))
+    await target.job_gate.reached()
+    await other.unload_gate.reached()
+
+    assert await broker.stop(within_s=5) == 0
+
+    assert await running == 503
+    async with await unloading as response:
+        assert response.status == 503
+        assert (await response.json(content_type=None))["type"] == "urn:mgpu:draining"
+
+
 async def test_tokens_grow_over_restarts(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MGPU_LOG_LEVEL", "debug")
     await machine.consumer("target", 9000, resident=True)
