@@ -193,6 +193,12 @@ class ClientLeft(MgpuError):
     code = "client-left"
 
 
+class JobCancelled(MgpuError):
+    """Somebody cancelled the job."""
+
+    code = "cancelled"
+
+
 def _leaves(cls: type[MgpuError]) -> list[type[MgpuError]]:
     children = cls.__subclasses__()
     return [leaf for child in children for leaf in _leaves(child)] if children else [cls]

@@ -24,7 +24,7 @@ from aiohttp import web
 from yarl import URL
 
 from mgpu.api import headers as fields
-from mgpu.api import proxy, tunnel
+from mgpu.api import problems, proxy, tunnel
 from mgpu.api.body import Finder, RequestBody
 from mgpu.api.connection import client_left
 from mgpu.api.deps import DEPS, Lease
@@ -78,6 +78,7 @@ def lease_for(
     Raises ``BadRequest`` for a header that makes no sense.
     """
     deps = request.app[DEPS]
+    request[problems.OF_JOB] = {fields.JOB: job, fields.CONSUMER: upstream.name}
     return deps.broker.lease(
         job,
         upstream.name,

@@ -46,6 +46,7 @@ _ANSWERS = {
     "unknown-job": _Answer(404),
     "method-not-allowed": _Answer(405),
     "request-timeout": _Answer(408),
+    "cancelled": _Answer(409),
     "body-too-large": _Answer(413),
     "unsupported-media-type": _Answer(415),
     "expectation-failed": _Answer(417),
@@ -80,6 +81,9 @@ _OF_STATUS = {
     417: "expectation-failed",
 }
 """What the errors of aiohttp itself are called; any other is ``internal``."""
+
+OF_JOB = web.RequestKey("of_job", dict[str, str])
+"""Set on a request that is a job: the header fields that tell which, whatever comes of it."""
 
 _BREAKS_FRAMING = frozenset({"body-too-large", "request-timeout"})
 """After these the rest of the request is of no use, so the connection ends."""
@@ -159,6 +163,7 @@ async def problems_middleware(request: web.Request, handler: Handler) -> web.Str
         if error.status < 400:  # noqa: PLR2004  redirects are answers, not errors
             raise
         code, answer = _OF_STATUS.get(error.status, "internal"), http_problem(error)
+    answer.headers.update(request.get(OF_JOB, {}))
     if request.path.startswith(OPENAI_PREFIX):
         _for_openai(answer)
     if request.writer.output_size > 0:

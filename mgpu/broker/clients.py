@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from mgpu.core.effects import Abort, Answer, Finish, Grant, Phases
 from mgpu.core.events import Event, JobArrived, JobEnded, JobLeft
 from mgpu.core.model import Outcome, Refusal
-from mgpu.errors import BY_CODE, ClientLeft, MgpuError
+from mgpu.errors import BY_CODE, ClientLeft, JobCancelled, MgpuError
 from mgpu.ports import Clock
 
 
@@ -67,7 +67,7 @@ class Clients:
             outcome = Outcome.FAILED if lease.failed else Outcome.DONE
         except asyncio.CancelledError:
             reason = self._reason_to_stop(job)
-            if reason is None or isinstance(reason, ClientLeft):
+            if reason is None or isinstance(reason, JobCancelled):
                 outcome = Outcome.CANCELLED
             if reason is None:
                 raise
@@ -161,4 +161,6 @@ def _settle(future: asyncio.Future[None], refusal: Refusal | None) -> None:
 
 
 def _error(refusal: Refusal) -> MgpuError:
+    if refusal.code == ClientLeft.code:
+        return JobCancelled()  # who is still there to be told has not left
     return BY_CODE[refusal.code](refusal.detail, retry_after_s=refusal.retry_after_s)

@@ -64,7 +64,7 @@ async def test_those_who_wait_are_told_their_position_and_when_they_begin(
         target.job_gate.open()
         await follower.until(lambda k, d: k == "queue" and not d["queue"])
 
-    assert sorted(await asyncio.gather(running, second, third)) == [200, 200, 499]
+    assert sorted(await asyncio.gather(running, second, third)) == [200, 200, 409]
 
 
 async def test_a_broker_with_followers_stops_at_once_and_lets_them_go(machine: Machine) -> None:

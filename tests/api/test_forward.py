@@ -8,6 +8,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from mgpu import errors
 from tests.api.conftest import Sites
 from tests.api.fake_broker import Asked
 from tests.api.jobs import Stuck, answer
@@ -23,8 +24,22 @@ async def test_a_job_that_runs_too_long_is_a_504(sites: Sites) -> None:
             assert response.status == 504
             document = await response.json(content_type="application/problem+json")
             assert document["type"] == "urn:mgpu:job-timeout"
+            assert response.headers["X-MGPU-Job"] == "job-1"
+            assert response.headers["X-MGPU-Consumer"] == "tts"
     await consumer.cancelled.wait()
     assert not [line for line in logs if line["event"] == "client left"]
+
+
+async def test_a_refused_job_says_which_one_it_was(sites: Sites) -> None:
+    site = await sites.broker(await sites.upstream(answer))
+    site.broker.refuse = errors.QueueFull()
+
+    async with site.client.post(site.url("/v1/tts"), data=b"x") as response:
+        assert response.status == 429
+        assert response.headers["X-MGPU-Job"] == "job-1"
+        assert response.headers["X-MGPU-Consumer"] == "tts"
+    async with site.client.get(site.url("/nowhere")) as response:
+        assert "X-MGPU-Job" not in response.headers
 
 
 async def test_a_job_that_runs_too_long_while_it_streams_is_broken_off(sites: Sites) -> None:

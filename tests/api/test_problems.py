@@ -60,6 +60,11 @@ def test_every_promised_kind_has_its_status(code: str, status: int) -> None:
     assert document["title"]
 
 
+def test_a_client_that_is_there_is_never_told_that_it_has_left() -> None:
+    assert problems.problem(errors.JobCancelled()).status == 409
+    assert "Retry-After" not in problems.problem(errors.JobCancelled()).headers
+
+
 @pytest.mark.parametrize("code", errors.BY_CODE)
 def test_no_error_is_without_a_status(code: str) -> None:
     assert 400 <= problems.problem(errors.BY_CODE[code]()).status <= 599

@@ -6,7 +6,7 @@ import pytest
 
 from mgpu.core.effects import Grant
 from mgpu.core.model import Outcome
-from mgpu.errors import JobTimeout, LoadFailed, WaitExpired
+from mgpu.errors import JobCancelled, JobTimeout, LoadFailed, WaitExpired
 from tests.broker.conftest import Bench, bench, ends
 
 
@@ -128,7 +128,7 @@ class TestLease:
         task = asyncio.create_task(work())
         await running.wait()
         desk.broker.cancel("1")
-        with pytest.raises(Exception, match="cancelled"):
+        with pytest.raises(JobCancelled):
             await task
         assert ends(desk) == [Outcome.CANCELLED]
 
