@@ -100,5 +100,22 @@ def _without(headers: Headers, left_out: frozenset[str]) -> CIMultiDict[str]:
     if hdrs.CONNECTION in headers:
         left_out |= tokens(headers, hdrs.CONNECTION)
     return CIMultiDict(
-        [(name, value) for name, value in headers.items() if name.lower() not in left_out]
+        [
+            (name, value if value.isascii() else _writable(value))
+            for name, value in headers.items()
+            if name.lower() not in left_out
+        ]
     )
+
+
+def _writable(value: str) -> str:
+    """The same text so that aiohttp can write it.
+
+    It reads UTF-8, keeps what is none as surrogates, and leaves these out when it writes: a name in
+    ISO 8859-1 would lose its letters. Such a value is taken for what it is then (RFC 9110, 5.5).
+    """
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return value.encode(errors="surrogateescape").decode("iso-8859-1")
+    return value

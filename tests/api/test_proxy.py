@@ -75,6 +75,24 @@ async def test_a_redirect_is_passed_on_and_never_followed(
     assert asked == ["/tts"]
 
 
+async def test_text_in_header_fields_that_is_not_utf_8_keeps_its_letters(sites: Sites) -> None:
+    received: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        received.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Name: M\xfcller\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+
+    site = await sites.broker(await sites.raw_upstream(serve))
+    client = await site.raw()
+
+    await client.send(b"GET /v1/tts HTTP/1.1\r\nHost: localhost\r\nX-Name: M\xfcller\r\n\r\n")
+    head = await client.head()
+
+    assert head.get("X-Name") == "Müller".encode().decode("latin-1")
+    assert b"X-Name: M\xc3\xbcller\r\n" in received[0]
+
+
 async def test_duplicate_headers_arrive_in_order_both_ways(sites: Sites) -> None:
     received: list[tuple[str, str]] = []
 
