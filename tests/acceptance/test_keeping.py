@@ -124,6 +124,30 @@ async def test_the_person_gets_the_gpu_and_gives_it_back(machine: Machine) -> No
     await broker.until("c['pinned']['state'] == 'resident'")
 
 
+async def test_an_unload_by_hand_that_takes_its_time_holds_up_nobody_else(
+    machine: Machine,
+) -> None:
+    slow = await machine.consumer("slow", 4000, resident=True)
+    other = await machine.consumer("other", 4000, resident=True)
+    cold = await machine.consumer("cold", 4000)
+    broker = await machine.broker()
+    slow.unload_gate.close()
+    unloading = asyncio.create_task(
+        broker.session.post(f"{broker.url}/api/consumers/slow/unload").__aenter__()
+    )
+    await slow.unload_gate.reached()
+
+    assert await job(broker, "other") == 200
+    assert await job(broker, "cold") == 200
+    assert not unloading.done()
+    slow.unload_gate.open()
+
+    async with await unloading as response:
+        assert response.status == 200
+        assert (await response.json())["state"] == "absent"
+    assert (other.jobs, cold.loads, slow.unloads) == (1, 1, 1)
+
+
 async def test_a_restart_by_hand_ends_what_runs_and_loads_again(machine: Machine) -> None:
     target = await machine.consumer("target", 8000, resident=True)
     broker = await machine.broker()
