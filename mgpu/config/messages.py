@@ -57,8 +57,13 @@ def sentences(
         by_path[_path(details, data)].append(details)
     for path, found in by_path.items():
         deeper = any(other != path and other[: len(path)] == path for other in by_path)
-        if not deeper or found[0]["type"] == "extra_forbidden":
+        if not deeper or found[0]["type"] == "extra_forbidden" or _is_of_the_key(found[0]):
             yield path, _sentence(path, found, keys)
+
+
+def _is_of_the_key(details: ErrorDetails) -> bool:
+    """Whether the key itself is wrong, such as a route that is no path, whatever its value is."""
+    return details["loc"][-1] == "[key]"
 
 
 def _path(details: ErrorDetails, data: Any) -> KeyPath:

@@ -127,6 +127,20 @@ def test_every_problem_of_a_file_is_shown_at_once(problems: Problems) -> None:
     ]
 
 
+def test_a_route_that_is_no_path_does_not_hide_what_is_wrong_with_where_it_goes(
+    problems: Problems,
+) -> None:
+    assert problems("""\
+        consumers: {a: {url: http://127.0.0.1:1}}
+        routes:
+          v1/a: {consumer: a, path: a, pth: /a}
+        """) == [
+        "3: routes.v1/a: must start with /",
+        "3: routes.v1/a.path: must start with /",
+        "3: routes.v1/a.pth: unknown key; did you mean path?",
+    ]
+
+
 def test_an_unknown_key_that_resembles_none_is_answered_with_all(problems: Problems) -> None:
     assert problems("jobs: {zzz: 1}") == ["1: jobs.zzz: unknown key; known keys: database, trace"]
 
