@@ -59,9 +59,9 @@ def make_guard(deps: Deps, *, own_port: bool = False) -> Middleware:
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         host = _check_host(request, allowed_hosts)
         _check_framing(request)
+        preflight = _check_origin(request, host, allowed_origins, links=own_port)
         if request.method not in METHODS:
             raise web.HTTPMethodNotAllowed(request.method, METHODS)
-        preflight = _check_origin(request, host, allowed_origins, links=own_port)
         if preflight is not None:
             return preflight
         if keys and request.raw_path not in open_paths:

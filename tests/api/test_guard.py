@@ -267,6 +267,18 @@ async def test_a_foreign_origin_is_refused_by_every_method(
     assert not site.broker.actions
 
 
+async def test_also_by_a_method_that_nobody_may_use(sites: Sites) -> None:
+    site = await sites.broker(await sites.upstream(never))
+    client = await site.raw()
+
+    await client.send(
+        request_of("/api/pause", "Host: localhost", "Origin: http://evil.example", method="TRACE")
+    )
+
+    status, _ = await client.problem()
+    assert status == 403
+
+
 @pytest.mark.parametrize("site_of_page", ["cross-site", "same-site", "CROSS-SITE", "other"])
 async def test_a_page_of_another_site_is_refused_without_an_origin_too(
     sites: Sites, site_of_page: str
