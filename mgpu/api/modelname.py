@@ -42,8 +42,9 @@ class _Parser(Protocol):
 class ModelFinder:
     """Is shown a body piece by piece, and says which model it names.
 
-    What is no form is taken for JSON, whatever its Content-Type says. Raises
-    ``errors.UnsupportedMediaType`` for a body that is compressed.
+    What is no form is taken for JSON, whatever its Content-Type says: curl calls all that it sends
+    a form. Raises ``errors.UnsupportedMediaType`` for a body that is compressed, and for one that
+    is no JSON and does not say that it is.
     """
 
     def __init__(self, request: web.Request) -> None:
@@ -51,7 +52,8 @@ class ModelFinder:
             raise UnsupportedMediaType("The model of a compressed body cannot be read.")
         self._name = ""
         self._named = asyncio.Event()
-        self._parser: _Parser = _InJson(self._tell)
+        declared = hdrs.CONTENT_TYPE not in request.headers or "json" in request.content_type
+        self._parser: _Parser = _InJson(self._tell, declared=declared)
         if request.content_type == "multipart/form-data":
             _, options = parse_options_header(request.headers[hdrs.CONTENT_TYPE])
             self._parser = _InForm(options.get(b"boundary", b""), self._tell)
@@ -89,10 +91,14 @@ class ModelFinder:
 
 
 class _InJson:
-    """Finds the member ``model`` of a JSON object (RFC 8259)."""
+    """Finds the member ``model`` of a JSON object (RFC 8259).
 
-    def __init__(self, tell: Callable[[bytes], None]) -> None:
+    ``declared``: nothing that the request says speaks against JSON.
+    """
+
+    def __init__(self, tell: Callable[[bytes], None], *, declared: bool) -> None:
         self._tell = tell
+        self._declared = declared
         self._depth = 0
         self._over = False
         self._in_string = False
@@ -129,7 +135,9 @@ class _InJson:
         if at == len(data):
             return at
         if self._over or data[at : at + 1] != b"{":
-            raise BadRequest("The body is not a JSON object.")
+            if self._declared or self._over:
+                raise BadRequest("The body is not a JSON object.")
+            raise UnsupportedMediaType("The body must be a JSON object or multipart/form-data.")
         self._depth, self._is_key = 1, True
         return at + 1
 

@@ -175,6 +175,17 @@ async def test_a_form_without_a_boundary_is_refused(content_type: str) -> None:
         finder(content_type)
 
 
+@pytest.mark.parametrize("content_type", ["application/x-www-form-urlencoded", "text/plain"])
+async def test_what_is_no_json_and_does_not_claim_to_be_is_of_the_wrong_type(
+    content_type: str,
+) -> None:
+    with pytest.raises(UnsupportedMediaType, match="JSON object or multipart"):
+        await model_of(b"model=tiny", content_type)
+    with pytest.raises(BadRequest, match="not a JSON object"):
+        await model_of(b'{"model": "tiny"', content_type)
+    assert await model_of(b'{"model": "tiny"}', content_type) == "tiny"
+
+
 async def test_a_compressed_body_is_refused() -> None:
     with pytest.raises(UnsupportedMediaType, match="compressed"):
         finder(**{"Content-Encoding": "gzip"})
