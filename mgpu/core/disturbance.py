@@ -26,7 +26,7 @@ def note(state: State) -> None:
                 _hides_unload(state, consumer, other)
                 for other in _neighbours(state, consumer, consumer.gpus)
             )
-    for swap in state.swaps.values():
+    for swap in [*state.swaps.values(), *state.loaded.values()]:
         if swap.load_started_at is None or swap.blurred:
             continue
         target = state.consumers[swap.target]

@@ -273,7 +273,8 @@ def _could_fit_later(state: State, target: Consumer, gpus: tuple[int, ...], at: 
     for index in gpus:
         gpu = state.gpus[index]
         foreign_mib = max(0, vram.foreign_mib(state, gpu) - vram.owed_mib(gpu, at))
-        kept_mib = 0
+        # Its own residual is in the measured figure, which must cover all of its footprint.
+        kept_mib = vram.kept_on_mib(target, index)
         for other in others:
             if index in other.gpus and (mib := _held_later_mib(state, target, other)):
                 kept_mib += vram.share_mib(mib, other.gpus)

@@ -44,9 +44,11 @@ def consumer_probed(step: Step, event: ConsumerProbed) -> None:
                 unloading.begin(step, consumer, "runs, but nothing listens", stop=True)
         case S.RESIDENT if gone and not consumer.running and not _about_to_load(consumer, event):
             disturbance.moved(step.state, consumer)
+            vram.owe_what_vanished(step.state, consumer, step.at)
             _vanished(consumer)
             step.move(consumer, S.ABSENT, _why(event))
         case S.QUARANTINED if gone and not broken:
+            vram.owe_what_vanished(step.state, consumer, step.at)
             unloading.absent(step, consumer, _why(event))
             _vanished(consumer)
         case S.ABSENT | S.COOLDOWN if event.resident:

@@ -63,6 +63,7 @@ def forget(step: Step) -> None:
             step.cancel_timer(kind, consumer.name, consumer.attempt)
         unloading.answer(step, consumer, None)
         state.rooms.pop(consumer.name, None)
+        state.loaded.pop(consumer.name, None)
         state.leaving.pop(consumer.name, None)
         del state.consumers[consumer.name]
         step.emit(Forget(consumer.name))

@@ -304,6 +304,8 @@ class State:
     next_seq: int = 0
     swaps: dict[str, Swap] = field(default_factory=dict)
     """Swaps under way, by target."""
+    loaded: dict[str, Swap] = field(default_factory=dict)
+    """Swaps whose load is over, by target, until the GPUs have been read since."""
     rooms: dict[str, Swap] = field(default_factory=dict)
     """Swaps that made room for a consumer that its first job loads, until a job of it was done
     and the GPUs have been read since."""

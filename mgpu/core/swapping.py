@@ -27,7 +27,7 @@ from mgpu.core.effects import Evicted, FootprintLearned, LoadMeasured, Sample, S
 from mgpu.core.events import TimerKind
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.model import LockMode, NothingToEvict, Outcome, Refusal
-from mgpu.core.state import Claim, Consumer, State, Swap, SwapTimes
+from mgpu.core.state import THERE, Claim, Consumer, State, Swap, SwapTimes
 from mgpu.core.step import Step
 
 
@@ -63,6 +63,8 @@ def request(step: Step, target: Consumer, claim: Claim) -> bool:
 
 def advance(step: Step) -> None:
     """Take every swap as far as it goes now."""
+    for name, swap in list(step.state.loaded.items()):
+        _watch_loaded(step, step.state.consumers[name], swap)
     for name, room in list(step.state.rooms.items()):
         _watch_room(step.state, step.state.consumers[name], room)
     for swap in list(step.state.swaps.values()):
@@ -80,8 +82,8 @@ def load_ended(step: Step, target: Consumer, error: str | None) -> None:
     assert swap.load_started_at is not None
     seconds = step.at - swap.load_started_at
     step.emit(LoadMeasured(target.name, ok=error is None, seconds=seconds))
-    target.assumed_mib = 0
-    _learn_footprint(step, target, swap, ok=error is None)
+    if error is not None:
+        _learn_footprint(step, target, swap, ok=False)
     # A probe that was sent during the load says nothing about what came of it.
     target.attempt += 1
     if error is None:
@@ -91,6 +93,7 @@ def load_ended(step: Step, target: Consumer, error: str | None) -> None:
         target.failures = 0
         target.retrying = False
         _resident(step, target, swap, "loaded")
+        step.state.loaded[target.name] = swap
     elif target.waiting and not target.retrying:
         _retry(step, target, swap, error)
     else:
@@ -109,6 +112,7 @@ def resident_by_itself(step: Step, target: Consumer, reason: str) -> None:
 def _is_resident(step: Step, target: Consumer, reason: str) -> None:
     step.state.swaps.pop(target.name, None)
     step.state.rooms.pop(target.name, None)
+    step.state.loaded.pop(target.name, None)
     target.leftover_mib = 0
     target.peak_mib = 0
     target.resident_since = step.at
@@ -118,6 +122,17 @@ def _is_resident(step: Step, target: Consumer, reason: str) -> None:
         delay_s = step.state.policy.min_resident_s
         step.set_timer(TimerKind.MIN_RESIDENT, target.name, delay_s, target.attempt)
     satisfy_loads(step, target)
+
+
+def _watch_loaded(step: Step, target: Consumer, swap: Swap) -> None:
+    """Learn what a load took as soon as it shows: what came in its last moments is read after."""
+    state = step.state
+    if target.state not in THERE:
+        del state.loaded[target.name]
+        target.assumed_mib = 0
+    elif vram.loads_show(state, swap.gpus):
+        del state.loaded[target.name]
+        _learn_footprint(step, target, swap, ok=True)
 
 
 def _watch_room(state: State, consumer: Consumer, room: Swap) -> None:
@@ -270,6 +285,7 @@ def _learn_footprint(step: Step, target: Consumer, swap: Swap, *, ok: bool) -> N
     a GPU can hold, so that it alone makes nothing impossible.
     """
     state = step.state
+    target.assumed_mib = 0
     # None of it seen is no figure: a process that has just begun may not be known as its own yet.
     own_mib = target.own_total_mib or None
     if own_mib is None and swap.disturbed and not (ok and target.needs_unknown):

@@ -67,6 +67,11 @@ def kept_mib(consumer: Consumer) -> int:
     return max(consumer.policy.residual_mib, consumer.kept_seen_mib) + consumer.leftover_mib
 
 
+def kept_on_mib(consumer: Consumer, gpu: int) -> int:
+    """What a consumer holds on a GPU when it is absent."""
+    return share_mib(kept_mib(consumer), consumer.gpus) if gpu in consumer.gpus else 0
+
+
 def held_mib(consumer: Consumer) -> int:
     """What a consumer is billed for at present, over all its GPUs.
 
@@ -143,6 +148,19 @@ def owe(gpu: Gpu, mib: int, at: float, until: float) -> None:
     gpu.owed_until = until
 
 
+def owe_what_vanished(state: State, consumer: Consumer, at: float) -> None:
+    """Expect what a consumer holds that is gone at one blow: the driver may take a while for it.
+
+    Not what shows as free already. To be called while it is still billed. Who waits for it is
+    looked at with every reading, so that no timer is needed for the end of its time.
+    """
+    until = at + state.policy.settle_timeout_s
+    for index in consumer.gpus:
+        gpu = state.gpus[index]
+        shown_mib = max(0, billed_mib(state, index) - gpu.used_mib)
+        owe(gpu, gain_mib(consumer) - shown_mib, at, until)
+
+
 def owed_mib(gpu: Gpu, at: float) -> int:
     """What is still to be expected: a plan counts on it, so that nobody is evicted in its place.
 
@@ -167,8 +185,7 @@ def available_mib(
     """
     booked = gpu.total_mib - billed_mib(state, gpu.index, without=without | {target})
     own = state.consumers[target]
-    if gpu.index in own.gpus:
-        booked += share_mib(kept_mib(own), own.gpus)
+    booked += kept_on_mib(own, gpu.index)
     booked -= reserved_mib(state, gpu.index, without=target)
     measured = gpu.free_mib + owed_mib - outstanding_mib(state, gpu.index, without=target)
     return min(measured, booked) - state.policy.cushion_mib

@@ -216,10 +216,13 @@ class Playbook:
     def unload_fails(self, consumer: str, error: str = "it hangs") -> list[str]:
         return self.unloaded(consumer, error=error)
 
-    def memory(self, free_mib: int, gpu: int = 0, error: str | None = None) -> list[str]:
+    def memory(
+        self, free_mib: int, gpu: int = 0, error: str | None = None, asked_s_ago: float = 0.0
+    ) -> list[str]:
         old = self.gpus[gpu]
         self.gpus[gpu] = replace(old, free_mib=free_mib, error=error)
-        return self.handle(GpusRead(self.now, tuple(self.gpus.values())))
+        asked_at = self.now - asked_s_ago
+        return self.handle(GpusRead(self.now, tuple(self.gpus.values()), asked_at))
 
     def holds(
         self,

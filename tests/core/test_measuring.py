@@ -54,6 +54,41 @@ class TestWhatAConsumerHolds:
         assert play["a"].own_total_mib is None
 
 
+class TestALoadOfWhichOnlyFreeMemoryTells:
+    @pytest.fixture
+    def play(self) -> Playbook:
+        """Of a's load nothing has been read when it is over, after 1 s."""
+        play = Playbook(absent("a", 0, learns=True), absent("b", 1000), prefetch=True)
+        play.arrive("1", "a")
+        play.sighted = False
+        play.after(1.0)
+        play.loaded("a")
+        play.after(0.05)
+        return play
+
+    def test_what_it_took_is_taken_from_the_first_reading_after_it(self, play: Playbook) -> None:
+        assert play["a"].measured_mib is None
+        play.memory(20576)
+        assert play["a"].measured_mib == 4000
+
+    def test_a_reading_that_was_begun_before_its_end_tells_too_little(self, play: Playbook) -> None:
+        play.memory(24276, asked_s_ago=0.1)
+        assert play["a"].measured_mib is None
+        play.memory(20576)
+        assert play["a"].measured_mib == 4000
+
+    def test_until_then_it_is_taken_to_need_all_there_was(self, play: Playbook) -> None:
+        assert play.arrive("2", "b") == []
+        assert play.memory(20576) == ["load b"]
+
+    def test_nothing_is_learned_of_one_that_has_left_by_then(self, play: Playbook) -> None:
+        play.end("1")
+        play.probe("a", reachable=False)
+        play.memory(20576)
+        assert play["a"].measured_mib is None
+        assert play["a"].footprint_mib == 0
+
+
 class TestUnloads:
     def test_one_is_over_when_its_own_processes_have_let_go(self) -> None:
         play = Playbook(resident("a"), resident("b"), total_mib=24576)

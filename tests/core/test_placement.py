@@ -335,3 +335,47 @@ def test_a_second_attempt_waits_for_a_gpu_that_answers() -> None:
     assert play.unloaded("a") == []
     assert play.after(5.0) == []
     assert play.memory(4576) == ["load new"]
+
+
+def test_what_only_the_targets_own_residual_prevents_is_refused_at_once() -> None:
+    play = Playbook(absent("c", 6000, residual_mib=3000), total_mib=10000)
+    play.memory(5000)
+    assert play.arrive("1", "c") == ["rejected 1: vram-unavailable"]
+
+
+@pytest.mark.parametrize("wanted", ["a", "b"])
+def test_the_memory_of_one_that_died_is_waited_for(wanted: str) -> None:
+    play = Playbook(resident("a", 6000), absent("b", 6000), total_mib=10000)
+    play.memory(4000)
+    play.probe("a", reachable=False)
+    assert play.arrive("1", wanted) == []
+    play.after(1.0)
+    assert play.memory(10000) == [f"load {wanted}"]
+
+
+def test_the_memory_of_one_that_died_in_quarantine_is_waited_for() -> None:
+    play = Playbook(resident("a", 6000), absent("b", 6000), total_mib=10000)
+    play.memory(4000)
+    play.unload_by_hand("a")
+    play.unloaded("a", error="no")
+    play.probe("a", reachable=False)
+    assert play.arrive("1", "b") == []
+    assert play.memory(10000) == ["load b"]
+
+
+def test_it_is_waited_for_no_longer_than_memory_may_take_to_settle() -> None:
+    play = Playbook(resident("a", 6000), absent("b", 6000), total_mib=10000, settle_timeout_s=3.0)
+    play.memory(4000)
+    play.probe("a", reachable=False)
+    play.arrive("1", "b")
+    for _ in range(2):
+        assert play.after(1.0) + play.memory(4000) == []
+    assert play.after(1.0) + play.memory(4000) == ["rejected 1: vram-unavailable"]
+
+
+def test_what_shows_as_free_already_is_not_waited_for() -> None:
+    play = Playbook(resident("a", 6000), absent("b", 6000), total_mib=10000)
+    play.memory(4000)
+    play.memory(6000)
+    play.probe("a", reachable=False)
+    assert play.state.gpus[0].owed_mib == 4000
