@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mgpu.core.effects import Phases
 from mgpu.core.events import JobKind
 from mgpu.core.model import Refusal
+
+NONE_YET = Phases()
 
 
 @dataclass(slots=True)
@@ -22,7 +24,7 @@ class Job:
     arrived_at: float
     token: int = 0
     granted_at: float = 0.0
-    phases: Phases = field(default_factory=Phases)
+    phases: Phases = NONE_YET
     idle_unload_s: float | None = None
     """How long its consumer may be idle after it; None: as the policy says."""
     load_key: str | None = None

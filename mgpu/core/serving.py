@@ -68,7 +68,7 @@ class _Round:
         self._step = step
         self._state = step.state
         self._turns = ordering.turns(step.state, step.at)
-        self._lowest = min(turn.job.priority for turn in self._turns)
+        self._lowest = min([turn.job.priority for turn in self._turns])
         self._ahead = step.state.policy.prefetch
         """Everybody before who needs room has it: who is held up may load all the same."""
         self._claims: dict[int, float] = {}
