@@ -100,7 +100,7 @@ async def test_makes_real_files_and_says_what_it_came_to(tmp_path: Path) -> None
 
 
 async def test_keeps_the_broker_up_when_asked_to(tmp_path: Path) -> None:
-    async with demo(tmp_path, "--keep") as process:
+    async with demo(tmp_path, "--keep", "--jobs", "1") as process:
         line = await until(process, "stays up at")
         url = re.search(r"http://\S+", line)
         assert url is not None

@@ -122,12 +122,13 @@ async def test_a_slow_one_is_waited_for(service: Controlled) -> None:
 
 async def test_one_that_is_too_slow_fails_at_the_loads_deadline(service: Controlled) -> None:
     await service.install("--slow-s", "1000")
-    one = service.controller(**ENDPOINTS | {"load": {"path": "/load", "timeout_s": 4}})
+    deadline_s = service.starts_within_s
+    one = service.controller(**ENDPOINTS | {"load": {"path": "/load", "timeout_s": deadline_s}})
     began = time.monotonic()
-    with pytest.raises(LoadFailed, match="POST /load did not end within 4 s"):
+    with pytest.raises(LoadFailed, match=f"POST /load did not end within {deadline_s:g} s"):
         await one.load(NOWHERE)
     # The unload that cleans up has its own deadline, or the stop its grace.
-    assert time.monotonic() - began < 4 + 10
+    assert time.monotonic() - began < deadline_s + 10
 
 
 # Half-dead
@@ -219,7 +220,8 @@ async def test_one_that_says_that_it_loaded_and_has_not_fails_the_load(
     service: Controlled,
 ) -> None:
     await service.install("--lie")
-    one = service.controller(**ENDPOINTS | {"load": {"path": "/load", "timeout_s": 4}})
+    deadline_s = service.starts_within_s
+    one = service.controller(**ENDPOINTS | {"load": {"path": "/load", "timeout_s": deadline_s}})
     with pytest.raises(LoadFailed, match="answered 200, but the consumer was not resident after"):
         await one.load(NOWHERE)
 

@@ -225,19 +225,25 @@ class TestClosing:
         assert reader.closed.wait(LONG_S)
 
 
+BATCHES, READS = 6, 50
+
+
 async def test_a_read_costs_less_than_0_3_ms_over_the_readers_own_time(
     probe: ThreadedProbe,
 ) -> None:
-    def rounds() -> range:
-        return range(50)
-
-    batches_s = []
-    for _ in range(6):
-        begun = time.perf_counter()
-        for _ in rounds():
+    """Of the processor, and most reads last no longer: what others compute delays a few."""
+    processor_s, lasted_s = [], []
+    for _ in range(BATCHES):
+        batch_s = []
+        before_s = time.process_time()
+        for _ in range(READS):
+            begun = time.perf_counter()
             await probe.read()
-        batches_s.append((time.perf_counter() - begun) / len(rounds()))
-    assert min(batches_s) < 0.0003, statistics.mean(batches_s)
+            batch_s.append(time.perf_counter() - begun)
+        processor_s.append((time.process_time() - before_s) / READS)
+        lasted_s.append(statistics.median(batch_s))
+    assert min(processor_s) < 0.0003, processor_s
+    assert min(lasted_s) < 0.0003, lasted_s
 
 
 class TestWithNvml:

@@ -32,6 +32,8 @@ class Controlled(ABC):
 
     comes_back = True
     """Somebody other than the broker starts it again when it has died."""
+    starts_within_s = 2.0
+    """What a deadline allows for its start, on a machine that others use as well."""
 
     def __init__(self, name: str, session: aiohttp.ClientSession) -> None:
         self.name = name
@@ -97,6 +99,8 @@ class OverHttp(Controlled):
     """A service that somebody runs, and nobody but its endpoints can be asked."""
 
     comes_back = False
+    starts_within_s = 1.0
+    """It runs already."""
     _process: asyncio.subprocess.Process | None = None
     _arguments: tuple[str, ...] = ()
 
@@ -157,6 +161,8 @@ class InAUnit(Controlled):
 
 class InAContainer(Controlled):
     """A container that its engine starts again when it dies."""
+
+    starts_within_s = 4.0
 
     def __init__(self, name: str, session: aiohttp.ClientSession, engine: Engine) -> None:
         super().__init__(name, session)

@@ -6,10 +6,11 @@ from pathlib import Path
 
 
 def waited_s(pid: int) -> float:
-    """The seconds that a process's main thread was ready to run and did not, since it began.
+    """The seconds that a process's threads were ready to run and did not, since each began.
 
-    The second figure of ``/proc/PID/task/PID/schedstat``, in nanoseconds:
+    The second figure of ``/proc/PID/task/TID/schedstat``, in nanoseconds:
     Documentation/scheduler/sched-stats.rst in Linux. On a machine with nothing else to do it stands
     still.
     """
-    return int(Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[1]) * 1e-9
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[1]) for thread in threads) * 1e-9
