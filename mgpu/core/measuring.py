@@ -51,10 +51,12 @@ def seen(state: State) -> list[Consumer]:
     return [c for c in state.consumers.values() if c.own_mib]
 
 
-def appears(consumer: Consumer) -> bool:
+def appears(consumer: Consumer, at: float) -> bool:
     """Whether one that is taken for absent, and does not tell, holds its weights after all."""
     own_mib, policy = consumer.own_total_mib, consumer.policy
     if consumer.state is not S.ABSENT or policy.tells_residency or own_mib is None:
+        return False
+    if at < consumer.fading_until:
         return False
     least_mib = max(RESIDENT_LEAST_MIB, RESIDENT_FRACTION * consumer.footprint_mib)
     return own_mib - policy.residual_mib > least_mib
@@ -83,9 +85,12 @@ def loaded(step: Step, consumer: Consumer, seen_mib: int) -> None:
 def left(step: Step, consumer: Consumer) -> None:
     """A consumer has unloaded: keep what it kept, and forget half of a peak it did not reach."""
     own_mib, measured_mib = consumer.own_total_mib, consumer.measured_mib
+    # Whoever it made room for may have fitted without waiting for all of it.
+    consumer.fading_until = step.at + step.state.policy.settle_timeout_s
     if own_mib is None:
         return
-    consumer.kept_seen_mib = own_mib
+    if not _fades(step, consumer, own_mib):
+        consumer.kept_seen_mib = own_mib
     worked = consumer.last_used_at > consumer.resident_since
     lower = measured_mib is not None and 0 < consumer.peak_mib < measured_mib
     if consumer.policy.learns and worked and lower:
@@ -132,12 +137,18 @@ def _see(step: Step, consumer: Consumer, own_mib: int) -> None:
                 _measured(step, consumer, own_mib)
             else:
                 warn(step, consumer)
-        case S.ABSENT if not appears(consumer):
+        case S.ABSENT if not (_fades(step, consumer, own_mib) or appears(consumer, step.at)):
             consumer.kept_seen_mib = own_mib
             # What is kept is seen: there is no need to guess at it any more.
             consumer.leftover_mib = 0
         case _:
             pass
+
+
+def _fades(step: Step, consumer: Consumer, own_mib: int) -> bool:
+    """Whether what an absent one's processes hold is more than it will have kept."""
+    still_there = own_mib > RESIDENT_FRACTION * consumer.footprint_mib
+    return still_there and step.at < consumer.fading_until
 
 
 def _measured(step: Step, consumer: Consumer, seen_mib: int) -> None:

@@ -85,7 +85,7 @@ def gpus_read(step: Step, event: GpusRead) -> None:
             consumer.gpus = _home(state, consumer)
     measuring.watch(step, event)
     for consumer in measuring.seen(state):
-        if measuring.appears(consumer) and consumer.name not in state.swaps:
+        if measuring.appears(consumer, step.at) and consumer.name not in state.swaps:
             disturbance.moved(state, consumer)
             swapping.resident_by_itself(step, consumer, "its processes hold its memory")
         elif measuring.vanishes(consumer):

@@ -137,6 +137,8 @@ class Consumer:
     """Per GPU: what its processes hold now; a GPU of which that is not known is not in it."""
     kept_seen_mib: int = 0
     """What its processes kept after its last unload."""
+    fading_until: float = -math.inf
+    """Its processes may hold until then what it has given up, as it left a moment ago."""
     told_mib: int = 0
     """The measured footprint that was last told to be kept."""
     warned_mib: int | None = None

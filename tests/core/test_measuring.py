@@ -90,6 +90,28 @@ class TestALoadOfWhichOnlyFreeMemoryTells:
 
 
 class TestUnloads:
+    def test_one_that_holds_its_weights_for_too_long_after_it_is_there_again(self) -> None:
+        play = Playbook(resident("a", 11800), absent("b", 13000), total_mib=24576)
+        play.holds(a=11100)
+        play.arrive("1", "b")
+        play.unloaded("a")
+        play.after(play.state.policy.settle_timeout_s)
+        play.holds(a=11100, b=2000)
+        assert play.states()["a"] == "resident"
+
+    def test_what_it_held_before_it_left_is_not_what_it_kept(self) -> None:
+        play = Playbook(resident("a", 11800), absent("b", 13000), total_mib=24576)
+        play.holds(a=11100)
+        play.arrive("1", "b")
+        assert play.unloaded("a") == ["load b"]
+        assert play["a"].kept_seen_mib == 0
+        play.after(0.5)
+        play.holds(a=11100, b=2000)
+        assert play.states()["a"] == "absent"
+        assert play["a"].kept_seen_mib == 0
+        play.holds(a=400, b=13000)
+        assert play["a"].kept_seen_mib == 400
+
     def test_one_is_over_when_its_own_processes_have_let_go(self) -> None:
         play = Playbook(resident("a"), resident("b"), total_mib=24576)
         play.holds(a=8000, b=8000)
