@@ -96,8 +96,8 @@ async def test_without_a_health_route_it_is_well_when_it_accepts_connections(
 @pytest.mark.parametrize(
     ("name", "text", "busy"),
     [
-        ("infinity", '{"data": [{"stats": {"results_pending": 2}}]}', True),
-        ("infinity", '{"data": [{"stats": {"results_pending": 0}}]}', False),
+        ("infinity", '{"data": [{"stats": {"queue_absolute": 2, "results_pending": 0}}]}', True),
+        ("infinity", '{"data": [{"stats": {"queue_absolute": 0, "results_pending": 0}}]}', False),
         ("tei", "# TYPE te_queue_size gauge\nte_queue_size 3\n", True),
         ("tei", "te_queue_size 0\n", False),
     ],

@@ -102,7 +102,7 @@ def test_a_path_that_two_have_goes_to_the_first_and_the_other_is_a_comment(
 def test_a_service_that_has_openais_path_elsewhere_is_asked_there(tmp_path: Path) -> None:
     config = config_of(text_of(service("infinity", 7997, models=("bge",))), tmp_path)
 
-    assert config.consumers["infinity"].paths == {"/v1/embeddings": "/embeddings"}
+    assert config.consumers["infinity"].paths["/v1/embeddings"] == "/embeddings"
     assert not config.routes, "whose model it is decides"
 
 

@@ -16,6 +16,7 @@ LLAMA_SWAP = Path(os.environ.get("MGPU_LLAMA_SWAP", "/nonexistent"))
 WHISPER_SERVER = Path(os.environ.get("MGPU_WHISPER_SERVER", "/nonexistent"))
 OLLAMA = Path(os.environ.get("MGPU_OLLAMA", "/nonexistent"))
 KOBOLDCPP = Path(os.environ.get("MGPU_KOBOLDCPP", "/nonexistent"))
+INFINITY = Path(os.environ.get("MGPU_INFINITY", "/nonexistent"))
 OPEN_WEBUI = Path(os.environ.get("MGPU_OPEN_WEBUI", "/nonexistent"))
 
 needs_python = pytest.mark.skipif(
@@ -33,6 +34,9 @@ needs_whisper_server = pytest.mark.skipif(
 needs_ollama = pytest.mark.skipif(not OLLAMA.is_file(), reason="MGPU_OLLAMA names no ollama")
 needs_koboldcpp = pytest.mark.skipif(
     not KOBOLDCPP.is_file(), reason="MGPU_KOBOLDCPP names no koboldcpp"
+)
+needs_infinity = pytest.mark.skipif(
+    not INFINITY.is_file(), reason="MGPU_INFINITY names no infinity_emb"
 )
 needs_open_webui = pytest.mark.skipif(
     not OPEN_WEBUI.is_file(), reason="MGPU_OPEN_WEBUI names no open-webui"

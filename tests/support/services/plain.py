@@ -74,8 +74,8 @@ class Infinity(Plain):
     looks = ("GET /models", "GET /health")
 
     async def models(self, _: web.Request) -> web.Response:
-        stats: dict[str, Any] = {"queue_fraction": 0.0, "queue_absolute": 0, "batch_size": 32}
-        stats["results_pending"] = self.computing
+        stats: dict[str, Any] = {"queue_fraction": 0.0, "results_pending": 0, "batch_size": 32}
+        stats["queue_absolute"] = self.computing
         return ok({"data": [{"id": "m", "owned_by": "infinity", "stats": stats}]})
 
 
