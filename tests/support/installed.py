@@ -18,6 +18,8 @@ OLLAMA = Path(os.environ.get("MGPU_OLLAMA", "/nonexistent"))
 KOBOLDCPP = Path(os.environ.get("MGPU_KOBOLDCPP", "/nonexistent"))
 INFINITY = Path(os.environ.get("MGPU_INFINITY", "/nonexistent"))
 OPEN_WEBUI = Path(os.environ.get("MGPU_OPEN_WEBUI", "/nonexistent"))
+VLLM = Path(os.environ.get("MGPU_VLLM", "/nonexistent"))
+"""The Python that has it."""
 
 needs_python = pytest.mark.skipif(
     not PYTHON.is_file(), reason=f"there is no {PYTHON}: scripts/test-services makes it"
@@ -41,3 +43,4 @@ needs_infinity = pytest.mark.skipif(
 needs_open_webui = pytest.mark.skipif(
     not OPEN_WEBUI.is_file(), reason="MGPU_OPEN_WEBUI names no open-webui"
 )
+needs_vllm = pytest.mark.skipif(not VLLM.is_file(), reason="MGPU_VLLM names no Python with vLLM")

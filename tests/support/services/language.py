@@ -181,8 +181,16 @@ class Vllm(Service):
         "POST /wake_up": "wake_up",
     }
     jobs = ("POST /v1/chat/completions",)
-    looks = ("GET /metrics", "GET /v1/models")
-    dangers = ("POST /sleep", "POST /wake_up", "POST /collective_rpc")
+    looks = ("GET /metrics", "GET /v1/models", "GET /is_paused", "POST /tokenize")
+    dangers = (
+        "POST /sleep",
+        "POST /wake_up",
+        "POST /collective_rpc",
+        "POST /abort_requests",
+        "POST /release_kv_cache_memory",
+        "POST /scale_elastic_ep",
+        "POST /update_weights",
+    )
 
     async def health(self, _: web.Request) -> web.Response:
         return empty()
@@ -198,11 +206,11 @@ class Vllm(Service):
         if self.computing and request.query.get("mode", "abort") == "abort":
             self.broken = "it aborted what ran"
         self.held.clear()
-        return empty()
+        return ok({"status": "sleeping", "level": 1})
 
     async def wake_up(self, _: web.Request) -> web.Response:
         self.put_in()
-        return empty()
+        return ok({"status": "awake", "tags": None})
 
 
 class SgLang(Service):
