@@ -71,6 +71,5 @@ async def test_what_it_denies_is_forbidden_to_clients_and_not_to_the_broker(
         assert (await response.json())["type"] == "urn:mgpu:forbidden"
     assert a.unloads == 0
 
-    async with broker.session.post(f"{broker.url}/api/consumers/a/unload") as response:
-        assert response.status == 200
+    await broker.unload("a")
     assert a.unloads == 1

@@ -74,18 +74,13 @@ async def say(broker: BrokerProcess) -> tuple[int, bytes]:
         return response.status, await response.read()
 
 
-async def act(broker: BrokerProcess, verb: str) -> int:
-    async with broker.session.post(f"{broker.url}/api/consumers/tts/{verb}") as response:
-        return response.status
-
-
 async def test_a_job_starts_it_an_unload_keeps_it_running_and_the_brokers_end_is_its_own(
     speech: Speech,
 ) -> None:
     async with serving(speech.directory, speech.config()) as broker:
         assert (await say(broker))[0] == 200
         assert len(speech.pids()) == 1
-        assert await act(broker, "unload") == 200
+        await broker.unload("tts")
         assert len(speech.pids()) == 1
         await broker.until(f"s['gpus'][0]['free_mib'] == {TOTAL_MIB - RESIDUAL_MIB}")
         assert (await say(broker))[0] == 200
@@ -99,7 +94,7 @@ async def test_an_unload_that_lies_ends_the_program_and_frees_the_memory(speech:
     async with serving(speech.directory, config) as broker:
         assert (await say(broker))[0] == 200
         await broker.until(f"s['gpus'][0]['free_mib'] == {TOTAL_MIB - FOOTPRINT_MIB}")
-        assert await act(broker, "unload") == 200
+        await broker.unload("tts")
         status = await broker.until(f"s['gpus'][0]['free_mib'] == {TOTAL_MIB}")
         assert status["consumers"]["tts"]["state"] == "absent"
         assert speech.pids() == []

@@ -23,8 +23,7 @@ async def test_an_auto_placed_consumer_is_told_the_gpu_that_was_chosen(two_gpus:
 
     assert await job(broker, "roomy") == 200
     assert await job(broker, "other") == 200
-    async with broker.session.post(f"{broker.url}/api/consumers/roomy/unload") as response:
-        assert response.status == 200
+    await broker.unload("roomy")
 
     # 24576 MiB are free on GPU 1 and 20576 on GPU 0; then only GPU 0 has room for another.
     assert roomy.told == [{"gpus": 1}, {"gpus": 1}]

@@ -13,10 +13,14 @@ HEAD = b"POST /v1/tts HTTP/1.1\r\nHost: localhost\r\n"
 
 
 class Stuck:
-    """A consumer that takes a request, says ``begun``, and does nothing until it is cancelled."""
+    """A consumer that takes a request, says ``begun``, and does nothing more unless it ``may_end``.
+
+    ``answer``: its answer has begun by then.
+    """
 
     def __init__(self, *, answer: bool = False) -> None:
         self.begun = asyncio.Event()
+        self.may_end = asyncio.Event()
         self.cancelled = asyncio.Event()
         self._answer = answer
 
@@ -27,9 +31,12 @@ class Stuck:
                 await response.prepare(request)
                 await response.write(b"data: 1\n\n")
             self.begun.set()
-            await asyncio.Event().wait()
-        finally:
+            await self.may_end.wait()
+            if self._answer:
+                await response.write(b"data: 2\n\n")
+        except asyncio.CancelledError:
             self.cancelled.set()
+            raise
         return response
 
 

@@ -10,6 +10,20 @@ from mgpu.errors import JobCancelled, JobTimeout, LoadFailed, WaitExpired
 from tests.broker.conftest import Bench, bench, ends
 
 
+async def computing(desk: Bench) -> asyncio.Task[None]:
+    """Job 1 of consumer a, which has its lease and never ends by itself."""
+    running = asyncio.Event()
+
+    async def work() -> None:
+        async with desk.broker.lease("1", "a"):
+            running.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(work())
+    await running.wait()
+    return task
+
+
 class TestLease:
     async def test_waits_until_its_consumer_is_loaded(self, desk: Bench) -> None:
         async with desk.broker.lease("1", "a") as lease:
@@ -93,15 +107,7 @@ class TestLease:
         assert ends(desk) == [Outcome.DONE, Outcome.CANCELLED]
 
     async def test_cancelled_while_it_runs_is_a_cancelled_job(self, desk: Bench) -> None:
-        running = asyncio.Event()
-
-        async def work() -> None:
-            async with desk.broker.lease("1", "a"):
-                running.set()
-                await asyncio.Event().wait()
-
-        task = asyncio.create_task(work())
-        await running.wait()
+        task = await computing(desk)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -118,15 +124,7 @@ class TestLease:
             assert task.cancelling() == 0
 
     async def test_stops_a_body_whose_job_somebody_cancelled(self, desk: Bench) -> None:
-        running = asyncio.Event()
-
-        async def work() -> None:
-            async with desk.broker.lease("1", "a"):
-                running.set()
-                await asyncio.Event().wait()
-
-        task = asyncio.create_task(work())
-        await running.wait()
+        task = await computing(desk)
         desk.broker.cancel("1")
         with pytest.raises(JobCancelled):
             await task

@@ -9,12 +9,13 @@ import asyncio
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.support.broker_process import BrokerProcess, serving
+from tests.real_services.behind import Setup, behind
+from tests.support.broker_process import BrokerProcess
 from tests.support.installed import INFINITY, needs_infinity
 from tests.support.real_program import real_program
 from tests.support.recognition import recognised
@@ -46,28 +47,15 @@ def command(model: Path, port: int) -> list[str]:
     ]
 
 
-class Setup(NamedTuple):
-    broker: BrokerProcess
-    own_port: str
-    """The URL of the consumer's own port at the broker."""
-    infinity: str
-
-
 @pytest.fixture
 async def setup(model: Path, tmp_path: Path) -> AsyncIterator[Setup]:
-    port, own_port = free_port(), free_port()
+    port = free_port()
+    started: dict[str, Any] = {"command": command(model, port), "stop_grace_s": 60}
     url = f"http://127.0.0.1:{port}"
-    infinity = {
-        "url": url,
-        "listen": f"127.0.0.1:{own_port}",
-        "preset": "infinity",
-        "footprint_mib": 1200,
-        "command": command(model, port),
-        "stop_grace_s": 60,
-    }
-    config = {"gpu": {"backend": "simulated"}, "consumers": {"infinity": infinity}}
-    async with serving(tmp_path, config, env=OFFLINE) as broker:
-        yield Setup(broker, f"http://127.0.0.1:{own_port}", url)
+    async with behind(
+        tmp_path, "infinity", url, env=OFFLINE, preset="infinity", **started
+    ) as setup:
+        yield setup
 
 
 @pytest.fixture
@@ -101,7 +89,7 @@ async def look(url: str) -> int:
 
 async def waiting(setup: Setup) -> int:
     """How many texts, as it says itself."""
-    async with setup.broker.session.get(f"{setup.infinity}/models") as response:
+    async with setup.broker.session.get(f"{setup.url}/models") as response:
         return int((await response.json())["data"][0]["stats"]["queue_absolute"])
 
 
@@ -109,11 +97,6 @@ async def until_it_computes(setup: Setup) -> None:
     async with asyncio.timeout(30):
         while await waiting(setup) == 0:  # noqa: ASYNC110  nobody tells
             await asyncio.sleep(0.02)
-
-
-async def act(broker: BrokerProcess, action: str) -> None:
-    async with broker.session.post(f"{broker.url}/api/consumers/infinity/{action}") as response:
-        assert response.status == 200, await response.text()
 
 
 async def until_listed(broker: BrokerProcess, *names: str) -> None:
@@ -133,9 +116,9 @@ def likeness(one: list[float], other: list[float]) -> float:
 async def test_it_is_started_for_openais_route_stopped_and_started_again(setup: Setup) -> None:
     broker = setup.broker
     assert (await broker.consumer("infinity"))["state"] == "absent"
-    await act(broker, "load")
+    await broker.load("infinity")
     await until_listed(broker, "minilm")
-    await act(broker, "unload")
+    await broker.unload("infinity")
     assert (await broker.consumer("infinity"))["state"] == "absent"
 
     cat, kitten, tax = await embedded(
@@ -159,7 +142,7 @@ async def test_looks_start_nothing_and_a_text_does(setup: Setup) -> None:
 
 
 async def test_what_its_model_cannot_do_gets_its_own_answer(setup: Setup) -> None:
-    await act(setup.broker, "load")
+    await setup.broker.load("infinity")
     await until_listed(setup.broker, "minilm")
     for path, question in (
         ("rerank", {"query": "a cat", "documents": ["a kitten"]}),
@@ -173,18 +156,18 @@ async def test_what_its_model_cannot_do_gets_its_own_answer(setup: Setup) -> Non
 async def test_texts_that_did_not_come_through_the_broker_make_it_busy_and_a_stop_lets_them_end(
     setup: Setup,
 ) -> None:
-    await act(setup.broker, "load")
-    elsewhere = asyncio.create_task(embedded(f"{setup.infinity}/embeddings", *LONG))
+    await setup.broker.load("infinity")
+    elsewhere = asyncio.create_task(embedded(f"{setup.url}/embeddings", *LONG))
     await setup.broker.until("c['infinity']['busy']")
 
-    await act(setup.broker, "unload")
+    await setup.broker.unload("infinity")
 
     assert len(await elsewhere) == len(LONG)
     assert (await setup.broker.consumer("infinity"))["state"] == "absent"
 
 
 async def test_what_a_client_that_left_has_asked_is_computed_to_the_end(setup: Setup) -> None:
-    await act(setup.broker, "load")
+    await setup.broker.load("infinity")
     leaving = asyncio.create_task(embedded(f"{setup.own_port}/embeddings", *LONG))
     await until_it_computes(setup)
 

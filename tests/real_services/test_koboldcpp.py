@@ -7,11 +7,12 @@ import json
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import pytest
 
+from tests.real_services.behind import Setup, behind
 from tests.support.broker_process import BrokerProcess, serving
 from tests.support.browser import needs_chromium, page
 from tests.support.installed import KOBOLDCPP, needs_koboldcpp, needs_python
@@ -67,29 +68,13 @@ def kobold(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         yield url
 
 
-class Setup(NamedTuple):
-    broker: BrokerProcess
-    own_port: str
-    """The URL of the consumer's own port at the broker."""
-    kobold: str
-
-
 @pytest.fixture(params=[{}], ids=lambda _: "")
 async def setup(
     kobold: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[Setup]:
     """A parameter is more of the consumer."""
-    own_port = free_port()
-    consumer = {"url": kobold, "listen": f"127.0.0.1:{own_port}", "footprint_mib": 4000}
-    consumer |= {"preset": "koboldcpp", **request.param}
-    config = {"gpu": {"backend": "simulated"}, "consumers": {"kobold": consumer}}
-    async with serving(tmp_path, config) as broker:
-        yield Setup(broker, f"http://127.0.0.1:{own_port}", kobold)
-
-
-async def act(broker: BrokerProcess, action: str) -> None:
-    async with broker.session.post(f"{broker.url}/api/consumers/kobold/{action}") as response:
-        assert response.status == 200, await response.text()
+    async with behind(tmp_path, "kobold", kobold, preset="koboldcpp", **request.param) as setup:
+        yield setup
 
 
 async def look(broker: BrokerProcess, url: str) -> Any:
@@ -103,7 +88,7 @@ async def loaded(setup: Setup) -> str:
     async with asyncio.timeout(15):
         while True:
             try:
-                model = await look(setup.broker, f"{setup.kobold}/api/v1/model")
+                model = await look(setup.broker, f"{setup.url}/api/v1/model")
             except aiohttp.ClientConnectionError:
                 await asyncio.sleep(0.05)
             else:
@@ -112,7 +97,7 @@ async def loaded(setup: Setup) -> str:
 
 async def until_idle(setup: Setup, *, idle: bool = True, within_s: float = 10.0) -> None:
     async with asyncio.timeout(within_s):
-        while (await look(setup.broker, f"{setup.kobold}/api/extra/perf"))["idle"] != idle:  # noqa: ASYNC110
+        while (await look(setup.broker, f"{setup.url}/api/extra/perf"))["idle"] != idle:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
@@ -144,15 +129,15 @@ async def test_an_unload_takes_the_model_out_and_the_next_chat_brings_it_back(
     assert await said(setup) != ""
     assert (await setup.broker.consumer("kobold"))["state"] == "resident"
 
-    await act(setup.broker, "unload")
+    await setup.broker.unload("kobold")
 
     assert await loaded(setup) == "inactive"
     assert (await setup.broker.consumer("kobold"))["state"] == "absent"
     assert await said(setup) != ""
     assert await loaded(setup) == "koboldcpp/tiny"
     # One after the other, as nobody would.
-    await act(setup.broker, "unload")
-    await act(setup.broker, "load")
+    await setup.broker.unload("kobold")
+    await setup.broker.load("kobold")
     assert await said(setup) != ""
 
 
@@ -160,25 +145,25 @@ async def test_an_unload_takes_the_model_out_and_the_next_chat_brings_it_back(
     "setup", [{"parameters": {"config": "other.gguf"}}], indirect=True, ids=["other"]
 )
 async def test_what_a_load_brings_in_may_be_another_model(setup: Setup) -> None:
-    await act(setup.broker, "unload")
+    await setup.broker.unload("kobold")
     assert await said(setup) != ""
     assert await loaded(setup) == "koboldcpp/other"
 
 
 async def test_an_unload_waits_for_what_did_not_come_through_the_broker(setup: Setup) -> None:
-    await act(setup.broker, "load")
+    await setup.broker.load("kobold")
     story = {"prompt": "the cat sat on", "max_length": LONG, "max_context_length": 8192}
 
     async def elsewhere() -> int:
         async with setup.broker.session.post(
-            f"{setup.kobold}/api/v1/generate", json=story
+            f"{setup.url}/api/v1/generate", json=story
         ) as response:
             return int((await response.json())["results"][0]["completion_tokens"])
 
     writing = asyncio.create_task(elsewhere())
     await until_idle(setup, idle=False)
 
-    await act(setup.broker, "unload")
+    await setup.broker.unload("kobold")
 
     assert await writing == LONG
     assert await loaded(setup) == "inactive"
@@ -190,13 +175,13 @@ async def test_a_client_that_leaves_its_stream_stops_it(setup: Setup) -> None:
         f"{setup.own_port}/v1/chat/completions", json=question
     ) as response:
         await response.content.readuntil(b"delta")
-        assert (await look(setup.broker, f"{setup.kobold}/api/extra/perf"))["idle"] == 0
+        assert (await look(setup.broker, f"{setup.url}/api/extra/perf"))["idle"] == 0
     await setup.broker.until("c['kobold']['running'] == 0")
     await until_idle(setup, within_s=1.0)
 
 
 async def test_looks_bring_nothing_back(setup: Setup) -> None:
-    await act(setup.broker, "unload")
+    await setup.broker.unload("kobold")
     assert await loaded(setup) == "inactive"
     loads = (await setup.broker.status())["loads"]
     for path in LOOKS:
@@ -210,13 +195,13 @@ async def test_looks_bring_nothing_back(setup: Setup) -> None:
 async def test_its_page_brings_nothing_back_before_something_is_typed(
     setup: Setup, tmp_path: Path
 ) -> None:
-    await act(setup.broker, "unload")
+    await setup.broker.unload("kobold")
     assert await loaded(setup) == "inactive"
     async with page(tmp_path) as tab:
         await tab.goto(setup.own_port)
         await tab.until("document.body.innerText.includes('KoboldCpp 1.')")
         assert await loaded(setup) == "inactive"
-        await act(setup.broker, "load")
+        await setup.broker.load("kobold")
         await tab.goto(setup.own_port)
         await tab.until("document.body.innerText.includes('koboldcpp/tiny')")
 
@@ -252,7 +237,7 @@ async def test_as_a_program_of_the_brokers_it_leaves_no_process_behind(
         assert (await broker.consumer("kobold"))["state"] == "absent"
         # It came with its model, and a load would have been a restart in the middle of this.
         assert await said(setup, LONG) != ""
-        await act(broker, "unload")
+        await broker.unload("kobold")
         assert await loaded(setup) == "inactive", "its first process stays"
         assert await said(setup) != ""
         assert len(processes(port)) > 1
@@ -261,8 +246,8 @@ async def test_as_a_program_of_the_brokers_it_leaves_no_process_behind(
 
 
 async def test_it_is_recognised_with_a_model_and_without(setup: Setup) -> None:
-    await act(setup.broker, "load")
-    assert await recognised(setup.kobold) == ["koboldcpp"]
-    await act(setup.broker, "unload")
+    await setup.broker.load("kobold")
+    assert await recognised(setup.url) == ["koboldcpp"]
+    await setup.broker.unload("kobold")
     assert await loaded(setup) == "inactive"
-    assert await recognised(setup.kobold) == ["koboldcpp"]
+    assert await recognised(setup.url) == ["koboldcpp"]

@@ -63,11 +63,6 @@ async def said(broker: BrokerProcess, model: str) -> str:
     return words
 
 
-async def act(broker: BrokerProcess, action: str) -> None:
-    async with broker.session.post(f"{broker.url}/api/consumers/llm/{action}") as response:
-        assert response.status == 200, await response.text()
-
-
 async def look(broker: BrokerProcess, url: str) -> Any:
     """What it answers to who looks."""
     async with broker.session.get(url) as response:
@@ -166,7 +161,7 @@ async def test_a_chat_loads_its_model_and_an_unload_takes_out_every_model(
         assert (await broker.consumer("llm"))["state"] == "resident"
         assert await said(broker, "other") != ""
 
-        await act(broker, "unload")
+        await broker.unload("llm")
 
         assert await states(router) == {"other": "unloaded", "tiny": "unloaded"}
         assert (await broker.consumer("llm"))["state"] == "absent"
@@ -184,11 +179,11 @@ async def test_looks_at_a_router_load_nothing(router: str, tmp_path: Path) -> No
 
 async def test_with_a_model_a_load_is_over_when_it_is_there(router: str, tmp_path: Path) -> None:
     async with routing(tmp_path, router, parameters={"model": "tiny"}) as (broker, _):
-        await act(broker, "load")
+        await broker.load("llm")
         assert await states(router) == {"other": "unloaded", "tiny": "loaded"}
-        await act(broker, "unload")
+        await broker.unload("llm")
         assert await states(router) == {"other": "unloaded", "tiny": "unloaded"}
-        await act(broker, "load")
+        await broker.load("llm")
         assert await said(broker, "tiny") != ""
 
 
@@ -206,7 +201,7 @@ async def test_an_unload_lets_a_stream_finish(router: str, tmp_path: Path) -> No
     async with routing(tmp_path, router) as (broker, _):
         stream = asyncio.create_task(chat(broker, "tiny", stream=True, max_tokens=400))
         await broker.until("c['llm']['running'] == 1")
-        await act(broker, "unload")
+        await broker.unload("llm")
         assert await states(router) == {"other": "unloaded", "tiny": "unloaded"}
         assert (await stream).rstrip().endswith("data: [DONE]")
 
@@ -223,7 +218,7 @@ async def test_a_model_that_sleeps_is_there_until_it_is_unloaded(
         assert await states(router) == {"other": "unloaded", "tiny": "sleeping"}
         assert (await broker.consumer("llm"))["state"] == "resident"
 
-        await act(broker, "unload")
+        await broker.unload("llm")
 
         assert await states(router) == {"other": "unloaded", "tiny": "unloaded"}
         assert await said(broker, "tiny") != ""
@@ -283,13 +278,13 @@ async def test_it_is_started_for_a_chat_stopped_and_started_again(
 ) -> None:
     async with single(tmp_path, models) as (broker, own_port):
         assert (await broker.consumer("llm"))["state"] == "absent"
-        await act(broker, "load")
+        await broker.load("llm")
         await until_listed(broker, "tiny")
         assert await said(broker, "tiny") != ""
         for path in (*LOOKS, "/props"):
             await look(broker, own_port + path)
 
-        await act(broker, "unload")
+        await broker.unload("llm")
         async with broker.session.get(f"{own_port}/health") as response:
             assert response.status == 502, "nobody listens"
 
@@ -301,7 +296,7 @@ async def test_one_that_sleeps_is_absent_and_the_next_chat_wakes_it(
     models: Path, tmp_path: Path
 ) -> None:
     async with single(tmp_path, models, SLEEPY) as (broker, own_port):
-        await act(broker, "load")
+        await broker.load("llm")
         await until_listed(broker, "tiny")
         assert await said(broker, "tiny") != ""
         await broker.until("c['llm']['state'] == 'absent'", within_s=20)
@@ -337,7 +332,7 @@ async def test_the_page_of_one_that_sleeps_does_not_wake_it_before_something_is_
     models: Path, tmp_path: Path
 ) -> None:
     async with single(tmp_path, models, SLEEPY) as (broker, own_port), page(tmp_path) as tab:
-        await act(broker, "load")
+        await broker.load("llm")
         await has_a_page(own_port)
         await broker.until("c['llm']['state'] == 'absent'", within_s=20)
         await open_page(tab, own_port, "tiny")

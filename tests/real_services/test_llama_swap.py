@@ -7,13 +7,13 @@ import json
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import pytest
 import yaml
 
-from tests.support.broker_process import BrokerProcess, serving
+from tests.real_services.behind import Setup, behind
 from tests.support.installed import (
     LLAMA_SERVER,
     LLAMA_SWAP,
@@ -66,27 +66,11 @@ def swap(models: Path, tmp_path: Path) -> Iterator[str]:
         urllib.request.urlopen(f"{url}/unload", timeout=30).close()
 
 
-class Setup(NamedTuple):
-    broker: BrokerProcess
-    own_port: str
-    """The URL of the consumer's own port at the broker."""
-    swap: str
-
-
 @pytest.fixture(params=[{}], ids=lambda _: "")
 async def setup(swap: str, request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Setup]:
     """A parameter is more of the consumer."""
-    own_port = free_port()
-    consumer = {"url": swap, "listen": f"127.0.0.1:{own_port}", "footprint_mib": 4000}
-    consumer |= {"preset": "llama-swap", **request.param}
-    config = {"gpu": {"backend": "simulated"}, "consumers": {"swap": consumer}}
-    async with serving(tmp_path, config) as broker:
-        yield Setup(broker, f"http://127.0.0.1:{own_port}", swap)
-
-
-async def act(broker: BrokerProcess, action: str) -> None:
-    async with broker.session.post(f"{broker.url}/api/consumers/swap/{action}") as response:
-        assert response.status == 200, await response.text()
+    async with behind(tmp_path, "swap", swap, preset="llama-swap", **request.param) as setup:
+        yield setup
 
 
 async def running(swap: str) -> dict[str, str]:
@@ -115,7 +99,7 @@ async def test_a_chat_starts_the_server_of_its_model_and_an_unload_ends_it(setup
     assert await running(swap) == {"tiny": "ready"}
     assert (await broker.consumer("swap"))["state"] == "resident"
 
-    await act(broker, "unload")
+    await broker.unload("swap")
 
     assert await running(swap) == {}
     assert (await broker.consumer("swap"))["state"] == "absent"
@@ -124,7 +108,7 @@ async def test_a_chat_starts_the_server_of_its_model_and_an_unload_ends_it(setup
 async def test_another_model_takes_the_place_of_the_first(setup: Setup) -> None:
     await chat(setup, "tiny")
     await chat(setup, "other")
-    assert await running(setup.swap) == {"other": "ready"}
+    assert await running(setup.url) == {"other": "ready"}
     assert (await setup.broker.consumer("swap"))["state"] == "resident"
 
 
@@ -132,15 +116,15 @@ async def test_another_model_takes_the_place_of_the_first(setup: Setup) -> None:
     "setup", [{"parameters": {"model": "other"}}], indirect=True, ids=["other"]
 )
 async def test_with_a_model_a_load_is_over_when_it_is_there(setup: Setup) -> None:
-    await act(setup.broker, "load")
-    assert await running(setup.swap) == {"other": "ready"}
+    await setup.broker.load("swap")
+    assert await running(setup.url) == {"other": "ready"}
 
 
 async def test_an_unload_lets_a_stream_finish(setup: Setup) -> None:
     stream = asyncio.create_task(chat(setup, "tiny", stream=True, max_tokens=400))
     await setup.broker.until("c['swap']['running'] == 1")
-    await act(setup.broker, "unload")
-    assert await running(setup.swap) == {}
+    await setup.broker.unload("swap")
+    assert await running(setup.url) == {}
     assert (await stream).rstrip().endswith("data: [DONE]")
 
 

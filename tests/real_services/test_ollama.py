@@ -13,12 +13,12 @@ import json
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import pytest
 
-from tests.support.broker_process import BrokerProcess, serving
+from tests.real_services.behind import Setup, behind
 from tests.support.installed import OLLAMA, needs_ollama, needs_python
 from tests.support.real_program import real_program
 from tests.support.recognition import recognised
@@ -79,27 +79,12 @@ def ollama(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         yield url
 
 
-class Setup(NamedTuple):
-    broker: BrokerProcess
-    own_port: str
-    """The URL of the consumer's own port at the broker."""
-    ollama: str
-
-
 @pytest.fixture
 async def setup(ollama: str, tmp_path: Path) -> AsyncIterator[Setup]:
     await until_in_vram(ollama)
-    own_port = free_port()
-    consumer = {
-        "url": ollama,
-        "listen": f"127.0.0.1:{own_port}",
-        "preset": "ollama",
-        "footprint_mib": 4000,
-    }
-    config = {"gpu": {"backend": "simulated"}, "consumers": {"ollama": consumer}}
-    async with serving(tmp_path, config) as broker:
-        yield Setup(broker, f"http://127.0.0.1:{own_port}", ollama)
-        await act(broker, "unload")
+    async with behind(tmp_path, "ollama", ollama, preset="ollama") as setup:
+        yield setup
+        await setup.broker.unload("ollama")
 
 
 async def in_vram(ollama: str) -> set[str]:
@@ -128,11 +113,6 @@ async def status_of(method: str, url: str, body: Any = None) -> int:
         return response.status
 
 
-async def act(broker: BrokerProcess, action: str) -> None:
-    async with broker.session.post(f"{broker.url}/api/consumers/ollama/{action}") as response:
-        assert response.status == 200, await response.text()
-
-
 def chat(model: str, **more: Any) -> dict[str, Any]:
     """The body of one, which makes 8 tokens unless its options say otherwise."""
     return {"model": model, "messages": MESSAGES, "options": {"num_predict": 8}, **more}
@@ -150,7 +130,7 @@ async def test_a_chat_by_its_own_api_loads_its_model_and_an_unload_takes_it_out(
     assert await in_vram(ollama) == {"tiny"}
     assert (await broker.consumer("ollama"))["state"] == "resident"
 
-    await act(broker, "unload")
+    await broker.unload("ollama")
 
     assert await in_vram(ollama) == set()
     assert (await broker.consumer("ollama"))["state"] == "absent"
@@ -181,7 +161,7 @@ async def test_an_unload_takes_out_every_model(setup: Setup) -> None:
     for model in ("tiny", "other"):
         await post(f"{own_port}/api/chat", chat(model))
     assert await in_vram(ollama) == {"tiny", "other"}
-    await act(broker, "unload")
+    await broker.unload("ollama")
     assert await in_vram(ollama) == set()
 
 
@@ -191,7 +171,7 @@ async def test_an_unload_lets_somebody_elses_stream_end(setup: Setup) -> None:
     question = chat("tiny", options={"num_predict": 50})
     async with broker.session.post(f"{ollama}/api/chat", json=question) as response:
         await response.content.readline()
-        await act(broker, "unload")
+        await broker.unload("ollama")
         assert await in_vram(ollama) == set()
         last = (await response.text()).splitlines()[-1]
     assert json.loads(last)["done_reason"] == "length"
@@ -204,7 +184,7 @@ async def test_a_client_that_leaves_stops_it(setup: Setup) -> None:
         await response.content.readline()
     await broker.until("c['ollama']['running'] == 0")
     async with asyncio.timeout(15):
-        await act(broker, "unload")
+        await broker.unload("ollama")
     assert await in_vram(ollama) == set()
 
 
@@ -218,7 +198,7 @@ async def test_a_model_that_was_deleted_while_loaded_stays_for_as_long_as_it_was
     assert await status_of("DELETE", f"{ollama}/api/delete", {"model": "doomed"}) == 200
     assert await in_vram(ollama) == {"doomed"}
 
-    await act(broker, "unload")
+    await broker.unload("ollama")
 
     assert await in_vram(ollama) == set()
 

@@ -8,11 +8,12 @@ import re
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import aiohttp
 import pytest
 
+from tests.real_services.behind import Setup, behind
 from tests.support.broker_process import BrokerProcess, serving
 from tests.support.installed import VLLM, needs_vllm
 from tests.support.real_program import real_program
@@ -61,21 +62,10 @@ def vllm(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         yield url
 
 
-class Setup(NamedTuple):
-    broker: BrokerProcess
-    own_port: str
-    """The URL of the consumer's own port at the broker."""
-    vllm: str
-
-
 @pytest.fixture
 async def setup(vllm: str, tmp_path: Path) -> AsyncIterator[Setup]:
-    own_port = free_port()
-    consumer = {"url": vllm, "listen": f"127.0.0.1:{own_port}", "footprint_mib": 4000}
-    consumer |= {"preset": "vllm"}
-    config = {"gpu": {"backend": "simulated"}, "consumers": {"vllm": consumer}}
-    async with serving(tmp_path, config) as broker:
-        yield Setup(broker, f"http://127.0.0.1:{own_port}", vllm)
+    async with behind(tmp_path, "vllm", vllm, preset="vllm") as setup:
+        yield setup
 
 
 async def chat(url: str, **more: Any) -> str:
@@ -131,11 +121,6 @@ def lives(pid: str) -> bool:
         return False
 
 
-async def act(broker: BrokerProcess, action: str) -> None:
-    async with broker.session.post(f"{broker.url}/api/consumers/vllm/{action}") as response:
-        assert response.status == 200, await response.text()
-
-
 async def until_listed(broker: BrokerProcess) -> None:
     async with asyncio.timeout(15):
         while True:
@@ -150,14 +135,14 @@ async def test_it_is_put_to_sleep_and_woken_for_the_next_chat(setup: Setup) -> N
     assert await tokens(setup.broker.url, 8) == 8
     assert (await setup.broker.consumer("vllm"))["state"] == "resident"
 
-    await act(setup.broker, "unload")
+    await setup.broker.unload("vllm")
 
-    assert await sleeps(setup.vllm)
+    assert await sleeps(setup.url)
     assert (await setup.broker.consumer("vllm"))["state"] == "absent"
     assert [await status_of(setup.own_port + path) for path in LOOKS] == [200] * len(LOOKS)
-    assert await sleeps(setup.vllm), "looks do not wake it"
+    assert await sleeps(setup.url), "looks do not wake it"
     assert await tokens(setup.broker.url, 8) == 8
-    assert not await sleeps(setup.vllm)
+    assert not await sleeps(setup.url)
 
 
 async def test_a_streamed_chat_comes_word_by_word_and_ends_with_done(setup: Setup) -> None:
@@ -171,25 +156,25 @@ async def test_a_streamed_chat_comes_word_by_word_and_ends_with_done(setup: Setu
 async def test_an_unload_waits_for_a_chat_that_did_not_come_through_the_broker(
     setup: Setup,
 ) -> None:
-    await act(setup.broker, "load")
-    elsewhere = asyncio.create_task(tokens(setup.vllm, LONG))
+    await setup.broker.load("vllm")
+    elsewhere = asyncio.create_task(tokens(setup.url, LONG))
     await setup.broker.until("c['vllm']['busy']", within_s=20)
 
-    await act(setup.broker, "unload")
+    await setup.broker.unload("vllm")
 
     assert await elsewhere == LONG
-    assert await sleeps(setup.vllm)
+    assert await sleeps(setup.url)
 
 
 async def test_a_client_that_leaves_stops_it(setup: Setup) -> None:
-    await act(setup.broker, "load")
+    await setup.broker.load("vllm")
     leaving = asyncio.create_task(tokens(setup.own_port, LONG))
-    await until_running(setup.vllm, 1)
+    await until_running(setup.url, 1)
 
     leaving.cancel()
 
     async with asyncio.timeout(3):
-        await until_running(setup.vllm, 0)
+        await until_running(setup.url, 0)
     await setup.broker.until("c['vllm']['running'] == 0")
 
 
@@ -219,7 +204,7 @@ async def test_without_sleep_it_is_started_and_stopped_and_leaves_nothing_behind
         processes = set(re.findall(r"\((?:APIServer|EngineCore) pid=(\d+)\)", broker.log))
         assert [lives(pid) for pid in processes] == [True, True]
 
-        await act(broker, "unload")
+        await broker.unload("vllm")
 
         assert [lives(pid) for pid in processes] == [False, False]
         assert (await broker.consumer("vllm"))["state"] == "absent"

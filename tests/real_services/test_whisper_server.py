@@ -7,13 +7,12 @@ import io
 import wave
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 import aiohttp
 import pytest
 
+from tests.real_services.behind import Setup, behind
 from tests.real_services.tiny_whisper import SAID, write_tiny_whisper
-from tests.support.broker_process import BrokerProcess, serving
 from tests.support.installed import WHISPER_SERVER, needs_whisper_server
 from tests.support.real_program import real_program
 from tests.support.recognition import recognised
@@ -48,29 +47,18 @@ def command(model: Path, port: int) -> list[str]:
     return [str(WHISPER_SERVER), *options.split()]
 
 
-class Setup(NamedTuple):
-    broker: BrokerProcess
-    own_port: str
-    """The URL of the consumer's own port at the broker."""
-
-
 @pytest.fixture
 async def setup(model: Path, tmp_path: Path) -> AsyncIterator[Setup]:
-    port, own_port = free_port(), free_port()
-    whisper = {
-        "url": f"http://127.0.0.1:{port}",
-        "listen": f"127.0.0.1:{own_port}",
-        "preset": "whisper-cpp",
-        "footprint_mib": 3000,
-        "command": command(model, port),
-    }
-    config = {
-        "gpu": {"backend": "simulated"},
-        "consumers": {"whisper": whisper},
-        "models": {"whisper-1": "whisper"},
-    }
-    async with serving(tmp_path, config) as broker:
-        yield Setup(broker, f"http://127.0.0.1:{own_port}")
+    port = free_port()
+    async with behind(
+        tmp_path,
+        "whisper",
+        f"http://127.0.0.1:{port}",
+        models={"whisper-1": "whisper"},
+        preset="whisper-cpp",
+        command=command(model, port),
+    ) as setup:
+        yield setup
 
 
 @pytest.fixture
@@ -95,19 +83,14 @@ async def status_of(url: str) -> int:
         return response.status
 
 
-async def act(broker: BrokerProcess, action: str) -> None:
-    async with broker.session.post(f"{broker.url}/api/consumers/whisper/{action}") as response:
-        assert response.status == 200, await response.text()
-
-
 async def test_it_is_started_for_openais_route_stopped_and_started_again(setup: Setup) -> None:
-    broker, _ = setup
+    broker, _, _ = setup
     openais = f"{broker.url}/v1/audio/transcriptions"
     assert (await broker.consumer("whisper"))["state"] == "absent"
     assert await post(openais, model="whisper-1") == (200, SAID)
     assert (await broker.consumer("whisper"))["state"] == "resident"
 
-    await act(broker, "unload")
+    await broker.unload("whisper")
 
     assert (await broker.consumer("whisper"))["state"] == "absent"
     assert await post(openais, model="whisper-1") == (200, SAID)
@@ -115,7 +98,7 @@ async def test_it_is_started_for_openais_route_stopped_and_started_again(setup: 
 
 
 async def test_looks_at_its_port_start_nothing_and_a_transcription_there_does(setup: Setup) -> None:
-    broker, own_port = setup
+    broker, own_port, _ = setup
     assert [await status_of(own_port + path) for path in ("/", "/health")] == [502, 502]
     assert (await broker.status())["loads"] == 0
 
@@ -126,7 +109,7 @@ async def test_looks_at_its_port_start_nothing_and_a_transcription_there_does(se
 
 
 async def test_a_client_that_leaves_stops_it_and_the_next_one_need_not_wait(setup: Setup) -> None:
-    broker, own_port = setup
+    broker, own_port, _ = setup
     leaving = asyncio.create_task(post(f"{own_port}/inference", SILENCE, **SLOWLY))
     await broker.until("c['whisper']['running'] == 1", within_s=30)
     waiting = asyncio.create_task(post(f"{own_port}/inference"))

@@ -52,6 +52,12 @@ class BrokerProcess:
         view: dict[str, Any] = (await self.status())["consumers"][name]
         return view
 
+    async def load(self, consumer: str) -> None:
+        await self._act(consumer, "load")
+
+    async def unload(self, consumer: str) -> None:
+        await self._act(consumer, "unload")
+
     async def until(
         self, condition: str, *, within_s: float = 10.0, **names: Any
     ) -> dict[str, Any]:
@@ -84,6 +90,11 @@ class BrokerProcess:
         self.process.send_signal(signal.SIGTERM)
         async with asyncio.timeout(within_s):
             return await self.process.wait()
+
+    async def _act(self, consumer: str, action: str) -> None:
+        url = f"{self.url}/api/consumers/{consumer}/{action}"
+        async with self.session.post(url) as response:
+            assert response.status == 200, await response.text()
 
 
 @asynccontextmanager
