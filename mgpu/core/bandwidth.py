@@ -27,9 +27,9 @@ share evenly lose 0.5, and what is gained by the second is gone at half of that.
 def watch(step: Step) -> None:
     """Keep count of how long each load under way has not been alone; before anything else."""
     state = step.state
-    if len(state.swaps) > 1:
-        loading = [swap for swap in state.swaps.values() if swap.load_started_at is not None]
-        for swap in loading if len(loading) > 1 else ():
+    loading = [swap for swap in state.swaps.values() if swap.load_started_at is not None]
+    if len(loading) > 1:
+        for swap in loading:
             swap.beside_s += step.at - state.handled_at
     state.handled_at = step.at
 

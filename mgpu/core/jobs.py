@@ -9,6 +9,7 @@ from mgpu.core.events import JobKind
 from mgpu.core.model import Refusal
 
 NONE_YET = Phases()
+"""Nothing can change it: all share it."""
 
 
 @dataclass(slots=True)

@@ -29,6 +29,7 @@ def limit_s(consumer: Consumer) -> float:
 
 def watch(step: Step) -> None:
     """Start and stop the clocks of the idle, and unload those whose time is up."""
+    # Most are never unloaded for being idle: they are not asked more.
     limited = [
         c
         for c in step.state.consumers.values()

@@ -56,7 +56,7 @@ def appears(consumer: Consumer, at: float) -> bool:
     own_mib, policy = consumer.own_total_mib, consumer.policy
     if consumer.state is not S.ABSENT or policy.tells_residency or own_mib is None:
         return False
-    if at < consumer.fading_until:
+    if _fades(consumer, own_mib, at):
         return False
     least_mib = max(RESIDENT_LEAST_MIB, RESIDENT_FRACTION * consumer.footprint_mib)
     return own_mib - policy.residual_mib > least_mib
@@ -89,7 +89,7 @@ def left(step: Step, consumer: Consumer) -> None:
     consumer.fading_until = step.at + step.state.policy.settle_timeout_s
     if own_mib is None:
         return
-    if not _fades(step, consumer, own_mib):
+    if not _fades(consumer, own_mib, step.at):
         consumer.kept_seen_mib = own_mib
     worked = consumer.last_used_at > consumer.resident_since
     lower = measured_mib is not None and 0 < consumer.peak_mib < measured_mib
@@ -137,7 +137,7 @@ def _see(step: Step, consumer: Consumer, own_mib: int) -> None:
                 _measured(step, consumer, own_mib)
             else:
                 warn(step, consumer)
-        case S.ABSENT if not (_fades(step, consumer, own_mib) or appears(consumer, step.at)):
+        case S.ABSENT if not (_fades(consumer, own_mib, step.at) or appears(consumer, step.at)):
             consumer.kept_seen_mib = own_mib
             # What is kept is seen: there is no need to guess at it any more.
             consumer.leftover_mib = 0
@@ -145,10 +145,10 @@ def _see(step: Step, consumer: Consumer, own_mib: int) -> None:
             pass
 
 
-def _fades(step: Step, consumer: Consumer, own_mib: int) -> bool:
-    """Whether what an absent one's processes hold is more than it will have kept."""
+def _fades(consumer: Consumer, own_mib: int, at: float) -> bool:
+    """Whether what an absent one's processes hold is what it gave up a moment ago."""
     still_there = own_mib > RESIDENT_FRACTION * consumer.footprint_mib
-    return still_there and step.at < consumer.fading_until
+    return still_there and at < consumer.fading_until
 
 
 def _measured(step: Step, consumer: Consumer, seen_mib: int) -> None:

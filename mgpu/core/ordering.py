@@ -44,8 +44,7 @@ def turns(state: State, at: float) -> list[Turn]:
     rank = ranks(state, at)
     ranked: list[tuple[tuple[float, ...], Turn]] = []
     for consumer in state.awaited.values():
-        there = consumer.state is ConsumerState.RESIDENT
-        held_key = consumer.loaded_key if there and not strict else None
+        held_key = None if strict else consumer.held_key
         job, overdue = consumer.waiting.head(at, policy.max_overtake_s, held_key)
         if overdue:
             ranked.append(((0, job.seq), Turn(consumer, job, barrier=True, urgent=True)))
@@ -74,8 +73,8 @@ def claim_now(state: State, consumer: Consumer, at: float) -> Claim:
 def ranks(state: State, at: float) -> Callable[[Consumer, Job], tuple[bool, tuple[float, ...]]]:
     """What the order sorts consumers by within a priority, least first.
 
-    Given their first job; before that, whether it is overdue by the time a load is over that its
-    consumer needs.
+    Given a consumer and its first job it tells two things: whether the job will be overdue by the
+    time a load is over that its consumer needs, and what to sort by.
     """
     match state.policy.order:
         case Order.ARRIVAL:

@@ -275,9 +275,11 @@ def _could_fit_later(state: State, target: Consumer, gpus: tuple[int, ...], at: 
         foreign_mib = max(0, vram.foreign_mib(state, gpu) - vram.owed_mib(gpu, at))
         # Its own residual is in the measured figure, which must cover all of its footprint.
         kept_mib = vram.kept_on_mib(target, index)
-        for other in others:
-            if index in other.gpus and (mib := _held_later_mib(state, target, other)):
-                kept_mib += vram.share_mib(mib, other.gpus)
+        kept_mib += sum(
+            vram.share_mib(mib, other.gpus)
+            for other in others
+            if index in other.gpus and (mib := _held_later_mib(state, target, other))
+        )
         if need_mib > gpu.total_mib - foreign_mib - kept_mib:
             return False
     too_many = _to_leave(state, target)
@@ -286,11 +288,9 @@ def _could_fit_later(state: State, target: Consumer, gpus: tuple[int, ...], at: 
 
 def _held_later_mib(state: State, target: Consumer, other: Consumer) -> int:
     """What another consumer holds when all who can have made room for a target."""
-    if other.policy.vram_managed:
-        return 0
-    holds = other.state in vram.HOLDING or other.name in state.swaps
-    stays = holds and not _may_make_room(state, target, other)
-    return other.footprint_mib if stays else vram.kept_mib(other)
+    if _may_make_room(state, target, other):
+        return vram.kept_mib(other)
+    return other.footprint_mib if other.name in state.swaps else vram.held_mib(other)
 
 
 def _may_make_room(state: State, target: Consumer, other: Consumer) -> bool:

@@ -125,7 +125,7 @@ def ranks(state: State, at: float) -> Callable[[Consumer, Job], tuple[bool, tupl
 
     def rank(consumer: Consumer, job: Job) -> tuple[bool, tuple[float, ...]]:
         nonlocal common_s
-        averages, waiting = consumer.averages, len(consumer.waiting.jobs)
+        averages, waiting = consumer.averages, len(consumer.waiting)
         if averages.job.seconds is None:
             common_s = common_s or common_job_s(state)
         each_s = job_s(consumer, common_s)

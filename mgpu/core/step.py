@@ -39,8 +39,8 @@ class Step:
 
     def set_timer(self, kind: TimerKind, subject: str, delay_s: float, attempt: int = 0) -> None:
         """Ask to be reminded after ``delay_s``."""
-        self.effects.append(SetTimer(Timer(kind, subject, attempt), self.at + delay_s))
+        self.emit(SetTimer(Timer(kind, subject, attempt), self.at + delay_s))
 
     def cancel_timer(self, kind: TimerKind, subject: str, attempt: int = 0) -> None:
         """A reminder is not needed any more."""
-        self.effects.append(CancelTimer(Timer(kind, subject, attempt)))
+        self.emit(CancelTimer(Timer(kind, subject, attempt)))

@@ -96,13 +96,13 @@ def gain_mib(consumer: Consumer) -> int:
 
 def billed_mib(state: State, gpu: int, *, without: frozenset[str] = frozenset()) -> int:
     """Sum of what consumers are billed for on a GPU; ``without`` are counted as if absent."""
-    billed_mib = 0
-    for consumer in state.consumers.values():
-        if gpu in consumer.gpus and not consumer.policy.vram_managed:
-            holds = consumer.state in HOLDING and consumer.name not in without
-            if mib := consumer.footprint_mib if holds else kept_mib(consumer):
-                billed_mib += share_mib(mib, consumer.gpus)
-    return billed_mib
+    return sum(
+        share_mib(mib, c.gpus)
+        for c in state.consumers.values()
+        if gpu in c.gpus
+        and not c.policy.vram_managed
+        and (mib := kept_mib(c) if c.name in without else held_mib(c))
+    )
 
 
 def reservation_mib(state: State, swap: Swap) -> int:

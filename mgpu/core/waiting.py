@@ -21,27 +21,26 @@ class Waiting:
     """Jobs of one consumer that hold no lease yet."""
 
     def __init__(self) -> None:
-        self.jobs: dict[str, Job] = {}
-        """All of them, by id; only to be read."""
+        self._jobs: dict[str, Job] = {}
         self._by_rank: dict[str | None, list[tuple[int, int, Job]]] = {}
         self._by_arrival: deque[Job] = deque()
 
     def __len__(self) -> int:
-        return len(self.jobs)
+        return len(self._jobs)
 
     def __iter__(self) -> Iterator[Job]:
-        return iter(self.jobs.values())
+        return iter(self._jobs.values())
 
     def add(self, job: Job) -> None:
         """Put a job at the end of its priority."""
-        self.jobs[job.id] = job
+        self._jobs[job.id] = job
         heap = self._by_rank.setdefault(job.load_key, [])
         heapq.heappush(heap, (-job.priority, job.seq, job))
         self._by_arrival.append(job)
 
     def remove(self, job: Job) -> None:
         """Take a job out, wherever it stands."""
-        del self.jobs[job.id]
+        del self._jobs[job.id]
         self._forget_departed(job.load_key)
 
     def first(self, held_key: str | None = None) -> Job:
@@ -74,11 +73,11 @@ class Waiting:
 
     def _forget_departed(self, load_key: str | None) -> None:
         heap = self._by_rank[load_key]
-        while heap and heap[0][2].id not in self.jobs:
+        while heap and heap[0][2].id not in self._jobs:
             heapq.heappop(heap)
         if not heap:
             del self._by_rank[load_key]
-        while self._by_arrival and self._by_arrival[0].id not in self.jobs:
+        while self._by_arrival and self._by_arrival[0].id not in self._jobs:
             self._by_arrival.popleft()
 
 
