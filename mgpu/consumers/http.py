@@ -124,7 +124,7 @@ class HttpController:
             return
         deadline = asyncio.get_running_loop().time() + call.timeout_s
         what = self._describe(call)
-        await self._wait_until_idle(deadline, what)
+        await self.wait_until_idle(deadline, f"{what} was not sent")
         try:
             async with asyncio.timeout_at(deadline):
                 for each in await self._calls(call):
@@ -140,17 +140,18 @@ class HttpController:
         if call.until_absent:
             await self._wait_until_absent(deadline, what)
 
-    async def _wait_until_idle(self, deadline: float, what: str) -> None:
+    async def wait_until_idle(self, deadline: float, otherwise: str) -> None:
         """Return when the busy route does not say that it computes: an unload might break it.
 
-        Raises ``UnloadDeclined`` when it computes to the deadline.
+        ``deadline`` is in the event loop's time. Raises ``UnloadDeclined``, beginning with
+        ``otherwise``, when it computes to then.
         """
         asking = AsyncRetrying(retry=retry_if_result(bool), wait=POLL_WAIT)
         try:
             async with asyncio.timeout_at(deadline):
                 await asking(ask_busy, self._config, self._session)
         except TimeoutError:
-            raise UnloadDeclined(f"{what} was not sent, as the consumer computes") from None
+            raise UnloadDeclined(f"{otherwise}, as the consumer computes") from None
 
     async def _calls(self, call: UnloadConfig) -> Sequence[UnloadConfig]:
         """The one call, or one for each item that the consumer names."""

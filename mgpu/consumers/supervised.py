@@ -24,6 +24,8 @@ from mgpu.ports import Placement, ProbeReport, Whereabouts
 
 START_TIMEOUT_S = 120.0
 """For the whole load of a consumer whose configuration has no load route to give a deadline."""
+IDLE_TIMEOUT_S = 30.0
+"""How long one without an unload route may compute before it is left alone, as an unload's call."""
 STOP_MARGIN_S = 20.0
 """What a stop may take on top of the grace that the consumer has: to be killed, and to be gone."""
 
@@ -118,11 +120,17 @@ class SupervisedController:
             raise
 
     async def unload(self) -> None:
-        """Call the unload route or, where there is none, stop it as ``escalate`` does."""
+        """Call the unload route or, where there is none, stop it as ``escalate`` does.
+
+        Either when the consumer is idle: ``UnloadDeclined`` when it is not in time.
+        """
         if self._config.unload is not None:
             await self._http.unload()
-        else:
-            await self.escalate()
+            return
+        deadline = asyncio.get_running_loop().time() + IDLE_TIMEOUT_S
+        otherwise = f"consumer {self._name}: {self._supervisor.name} was not stopped"
+        await self._http.wait_until_idle(deadline, otherwise)
+        await self.escalate()
 
     async def escalate(self) -> None:
         """Stop it within 20 s and the grace it has; raise ``UnloadFailed``."""

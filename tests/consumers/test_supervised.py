@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from mgpu.config.model import ConsumerConfig
 from mgpu.consumers import make_controller, supervised
-from mgpu.errors import LoadFailed, UnloadFailed
+from mgpu.errors import LoadFailed, UnloadDeclined, UnloadFailed
 from mgpu.ports import ConsumerController, Located, Placement, ProbeReport, Whereabouts
 from tests.support.servers import free_port
 from tests.support.systemd import CHECKOUT, Systemd
@@ -63,6 +63,7 @@ async def service(
     systemd.systemctl("kill", "--signal=KILL", name)
 
 
+BUSY = {"path": "/status", "when": "loaded"}
 HEALTH = {"path": "/health"}
 LOAD = {"path": "/load", "timeout_s": 20}
 UNLOAD = {"path": "/unload", "timeout_s": 0.5}
@@ -91,6 +92,41 @@ async def test_a_unit_alone_is_loaded_by_its_start_and_unloaded_by_its_stop(
     assert service.active == "inactive"
     assert (await alone.probe()).resident is False
     await alone.close()
+
+
+async def test_a_unit_alone_is_stopped_when_it_does_not_compute_any_more(service: Service) -> None:
+    service.install()
+    alone = service.controller(health=HEALTH, busy=BUSY)
+    await alone.load(NOWHERE)
+    await service.session.post(f"{service.url}/load")
+
+    unloading = asyncio.create_task(alone.unload())
+    done, _ = await asyncio.wait({unloading}, timeout=0.3)
+    assert not done
+    assert service.active == "active"
+    await service.session.post(f"{service.url}/unload")
+
+    await unloading
+    assert service.active == "inactive"
+
+
+async def test_a_unit_alone_that_goes_on_computing_is_left_alone(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervised, "IDLE_TIMEOUT_S", 0.3)
+    service.install()
+    alone = service.controller(health=HEALTH, busy=BUSY)
+    await alone.load(NOWHERE)
+    await service.session.post(f"{service.url}/load")
+
+    with pytest.raises(
+        UnloadDeclined, match=r"\.service was not stopped, as the consumer computes"
+    ):
+        await alone.unload()
+    assert service.active == "active"
+
+    await alone.escalate()
+    assert service.active == "inactive"
 
 
 async def test_a_load_returns_only_when_the_service_answers(service: Service) -> None:

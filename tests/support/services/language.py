@@ -190,6 +190,9 @@ class Vllm(Service):
         "POST /release_kv_cache_memory",
         "POST /scale_elastic_ep",
         "POST /update_weights",
+        "POST /start_weight_update",
+        "POST /finish_weight_update",
+        "POST /inference/v1/abort_requests",
     )
 
     async def health(self, _: web.Request) -> web.Response:
