@@ -66,7 +66,8 @@ def _check_needed(
     early = {
         c.name
         for c in here
-        if records.believed[c.name] is S.UNLOADING
+        if c is not victim  # which may have left and come back with this very event
+        and records.believed[c.name] is S.UNLOADING
         and c.state is S.UNLOADING
         and not c.failures
         and not any(c.name in victims for victims in records.swaps_before.values())

@@ -188,7 +188,9 @@ class Records:
             case LoadMeasured(consumer=name, ok=True):
                 self.failures[name] = self.loads_failed[name] = 0
             case LoadMeasured(consumer=name):
-                self.loads_failed[name] = self.loads_failed.get(name, 0) + 1
+                # A load that fails in a pause is not tried again: its swap is given up as well.
+                given_up = self.world.state.paused
+                self.loads_failed[name] = 0 if given_up else self.loads_failed.get(name, 0) + 1
             case StartUnload(consumer=name):
                 self.leaving.add(name)
                 self.unload_began_at[name] = self.world.now

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
@@ -34,6 +35,8 @@ class Strikes:
         self._world = world
         self._phases: list[Fault] = []
         """A client leaves as soon as one is in this phase."""
+        self._extras = itertools.count()
+        """Numbers for jobs that no line asks for: several may come in one moment."""
 
     def strike(self, strike: Strike) -> None:
         """Let a fault happen."""
@@ -138,12 +141,12 @@ class Strikes:
                     self._leave(job)
                 return bool(jobs)
             case Fault.BURST:
-                for number in range(2 + round(10 * amount)):
-                    world.visit(self._extra(name, number, amount))
+                for _ in range(2 + round(10 * amount)):
+                    world.visit(self._extra(name, amount))
             case Fault.DEADLINE_STORM:
-                for number, other in enumerate(world.machine.services):
-                    for again in range(2):
-                        world.visit(self._extra(other, 10 * number + again, amount, wait_s=2.0))
+                for other in world.machine.services:
+                    for _ in range(2):
+                        world.visit(self._extra(other, amount, wait_s=2.0))
         return None
 
     def _people(self, strike: Strike, service: Service) -> bool | None:
@@ -154,8 +157,7 @@ class Strikes:
                 request = self._request(strike.fault)
                 world.post(lambda at: UnloadRequested(at, request, name))
                 if amount > 0.6:  # and somebody wants it at once
-                    again = partial(self._extra, name, 0, amount)
-                    world.agenda.after(0.05, lambda: world.visit(again()))
+                    world.agenda.after(0.05, lambda: world.visit(self._extra(name, amount)))
             case Fault.RESTART_BY_HAND:
                 name = self._at_work(name) if amount > 0.4 else name
                 request = self._request(strike.fault)
@@ -182,7 +184,6 @@ class Strikes:
             case Fault.BROKER_KILLED:
                 world.start_again()
             case Fault.BROKER_DRAINS:
-                world.draining = True
                 world.post(DrainRequested)
                 epoch = machine.epoch
                 world.agenda.after(
@@ -219,11 +220,9 @@ class Strikes:
         services = self._world.machine.services.values()
         return next((s.name for s in services if s.computing), otherwise)
 
-    def _extra(
-        self, consumer: str, number: int, amount: float, wait_s: float | None = None
-    ) -> Visit:
+    def _extra(self, consumer: str, amount: float, wait_s: float | None = None) -> Visit:
         now = self._world.now
-        job = f"x{now - self._world.scenario.starts_at:.3f}-{consumer}-{number}"
+        job = f"x{now - self._world.scenario.starts_at:.3f}-{consumer}-{next(self._extras)}"
         return Visit(now, job, consumer, run_s=0.1 + round(amount, 1), wait_s=wait_s)
 
     def _load_itself(self, service: Service, gpu: int) -> bool:

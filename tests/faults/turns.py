@@ -66,7 +66,8 @@ def _of_a_batch(world: World, consumer: Consumer, overtaken: Job, granted: Job) 
     """Whether a job is of a batch that is done before an overdue one gets the room.
 
     Under ``planned``, as long as the oldest overdue one is not in memory nor on its way there, jobs
-    begin that waited already when their consumer came, and only those.
+    begin that waited already when their consumer came, and only those. One that wants its consumer
+    loaded otherwise is of no batch, whoever is in memory (``state.Consumer.came_for``).
     """
     state = world.state
     limit = world.now - state.policy.max_overtake_s + EPSILON_S
@@ -79,7 +80,10 @@ def _of_a_batch(world: World, consumer: Consumer, overtaken: Job, granted: Job) 
         and state.consumers[name].state is not S.RESIDENT
         and name not in state.swaps
     ]
-    runs_its_own = consumer.state is S.RESIDENT and overtaken.arrived_at <= consumer.resident_since
+    # Behind an overdue job the others of its consumer wait as well, whatever they want.
+    head = first[consumer.name] if first[consumer.name].arrived_at <= limit else overtaken
+    there_for_it = consumer.state is S.RESIDENT and consumer.suits(head)
+    runs_its_own = there_for_it and head.arrived_at <= consumer.resident_since
     since = state.consumers[granted.consumer].resident_since
     planned = state.policy.order is Order.PLANNED
     return planned and bool(outside) and granted.arrived_at <= since and not runs_its_own

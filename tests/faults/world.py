@@ -25,7 +25,15 @@ from mgpu.core.effects import (
     StartLoad,
     StartUnload,
 )
-from mgpu.core.events import ConsumerProbed, Event, GpusRead, JobArrived, Timer, TimerFired
+from mgpu.core.events import (
+    ConsumerProbed,
+    DrainRequested,
+    Event,
+    GpusRead,
+    JobArrived,
+    Timer,
+    TimerFired,
+)
 from mgpu.core.model import Outcome
 from mgpu.core.scheduler import Scheduler
 from mgpu.simulation.agenda import Agenda
@@ -109,6 +117,7 @@ class World:
             )
             return
         event = make(self.now)
+        self.draining |= isinstance(event, DrainRequested)
         self.records.before(event)
         effects = self.scheduler.handle(event)
         if self.story is not None:
