@@ -171,6 +171,10 @@ class LoadFailed(ConsumerError):
     code = "load-failed"
 
 
+class LoadNotBegun(LoadFailed):
+    """The consumer did not take the request to load, so no memory can have been short."""
+
+
 class UnloadFailed(ConsumerError):
     """The consumer could not be unloaded."""
 

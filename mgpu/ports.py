@@ -82,6 +82,8 @@ class ConsumerController(Protocol):
     async def load(self, placement: Placement, body: Any = None) -> None:
         """Return when the consumer is ready to work; raise ``errors.LoadFailed`` otherwise.
 
+        ``errors.LoadNotBegun`` when the consumer did not take the request: nobody is to make room
+        for it once more.
         ``body``: what its load request is to say, placeholders included; None: what is configured.
         """
 

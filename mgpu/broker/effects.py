@@ -30,7 +30,7 @@ from mgpu.core.effects import (
 )
 from mgpu.core.events import Event, LoadEnded, Timer, TimerFired, UnloadEnded
 from mgpu.core.model import Outcome
-from mgpu.errors import LoadFailed, UnloadDeclined, UnloadFailed
+from mgpu.errors import LoadFailed, LoadNotBegun, UnloadDeclined, UnloadFailed
 from mgpu.ports import Clock, ConsumerController, Placement
 
 Observed = Fact | Grant | Finish
@@ -105,15 +105,16 @@ class EffectRunner:
 
     async def _load(self, effect: StartLoad) -> None:
         error: str | None = BROKE
+        begun = True
         try:
             body = None if effect.load_key is None else load_body(effect.load_key)
             placement = self._placement_of(effect.gpus)
             await self._controllers[effect.consumer].load(placement, body)
             error = None
         except LoadFailed as failure:
-            error = failure.detail
+            error, begun = failure.detail, not isinstance(failure, LoadNotBegun)
         finally:
-            self._post(LoadEnded(self._clock.now(), effect.consumer, effect.attempt, error))
+            self._post(LoadEnded(self._clock.now(), effect.consumer, effect.attempt, error, begun))
 
     async def _unload(self, effect: StartUnload) -> None:
         controller = self._controllers[effect.consumer]

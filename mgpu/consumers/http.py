@@ -22,7 +22,7 @@ from mgpu.config.model import CallConfig, ConsumerConfig, RequestConfig, UnloadC
 from mgpu.consumers.items import items, rendered
 from mgpu.consumers.probe import POLL_WAIT, ask_busy, evaluate, fetch, probe, wait_until
 from mgpu.consumers.wire import READ_BYTES, UNBOUNDED, Answer, bare, is_refused, reason, request
-from mgpu.errors import LoadFailed, UnloadDeclined, UnloadFailed
+from mgpu.errors import LoadFailed, LoadNotBegun, UnloadDeclined, UnloadFailed
 from mgpu.ports import Placement, ProbeReport
 
 _REFUSED_GRACE_S = 2.0
@@ -30,6 +30,9 @@ _REFUSED_GRACE_S = 2.0
 should not wait long to hear that it is down."""
 
 _SUCCESS = range(200, 300)
+
+_TURNED_AWAY = frozenset({401, 403, 404, 405})
+"""A load that is answered so has not begun: the key is wrong, or the path, or what it names."""
 
 _log = structlog.get_logger(__name__)
 
@@ -59,6 +62,8 @@ class HttpController:
         deadline = asyncio.get_running_loop().time() + self._config.load.timeout_s
         try:
             await self.load_until(deadline, placement, body)
+        except LoadNotBegun:
+            raise
         except LoadFailed:
             await self.clean_up()
             raise
@@ -108,9 +113,11 @@ class HttpController:
         except TimeoutError:
             raise LoadFailed(f"{what} did not end within {call.timeout_s:g} s") from None
         except (aiohttp.ClientError, OSError) as error:
-            raise LoadFailed(f"{what}: {reason(error)}") from error
+            failure = LoadNotBegun if is_refused(error) else LoadFailed
+            raise failure(f"{what}: {reason(error)}") from error
         if problem := _problem(call, answer):
-            raise LoadFailed(f"{what} {problem}")
+            failure = LoadNotBegun if answer.status in _TURNED_AWAY else LoadFailed
+            raise failure(f"{what} {problem}")
         return answer
 
     async def unload(self) -> None:

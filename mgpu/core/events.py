@@ -92,12 +92,16 @@ class JobEnded:
 
 @dataclass(frozen=True, slots=True)
 class LoadEnded:
-    """A load is over; ``error`` is None when the consumer is ready to work."""
+    """A load is over; ``error`` is None when the consumer is ready to work.
+
+    ``begun`` False: the consumer did not even take the request, as when nothing listens.
+    """
 
     at: float
     consumer: str
     attempt: int
     error: str | None = None
+    begun: bool = True
 
 
 @dataclass(frozen=True, slots=True)

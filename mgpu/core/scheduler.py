@@ -193,7 +193,7 @@ def _load_ended(step: Step, event: LoadEnded) -> None:
     consumer = step.state.consumers[event.consumer]
     if consumer.state is not S.LOADING or consumer.attempt != event.attempt:
         return
-    swapping.load_ended(step, consumer, event.error)
+    swapping.load_ended(step, consumer, event.error, begun=event.begun)
     if event.error is None and consumer.unload_requests:
         unloading.drain(step, consumer, "unloaded by hand")
 

@@ -4,7 +4,7 @@ A swap is planned whole (``mgpu.core.placement``), then advanced after every eve
 victims have answered and the target fits by the books and by measurement, it loads. When all of
 them have gone and it still does not fit, it is planned anew. A load that fails is tried once more,
 after everybody permitted has left, since out of memory is the usual cause and what others hold the
-usual reason.
+usual reason; nobody leaves for one that was not even begun.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ def advance(step: Step) -> None:
                 swap.lowest_mib[index] = min(swap.lowest_mib[index], free_mib)
 
 
-def load_ended(step: Step, target: Consumer, error: str | None) -> None:
-    """A load succeeded or failed."""
+def load_ended(step: Step, target: Consumer, error: str | None, *, begun: bool) -> None:
+    """A load succeeded or failed; ``begun`` False: it was not even tried."""
     swap = step.state.swaps[target.name]
     assert swap.load_started_at is not None
     seconds = step.at - swap.load_started_at
@@ -95,7 +95,7 @@ def load_ended(step: Step, target: Consumer, error: str | None) -> None:
         _resident(step, target, swap, "loaded")
         step.state.loaded[target.name] = swap
     elif target.waiting and not target.retrying:
-        _retry(step, target, swap, error)
+        _retry(step, target, swap, error, begun=begun)
     else:
         _give_up(step, target, error)
 
@@ -307,14 +307,14 @@ def _renew_claim(step: Step, target: Consumer, swap: Swap) -> None:
     swap.claim = replace(now, over=swap.claim.over)
 
 
-def _retry(step: Step, target: Consumer, swap: Swap, error: str) -> None:
+def _retry(step: Step, target: Consumer, swap: Swap, error: str, *, begun: bool) -> None:
     step.move(target, S.ABSENT, f"load failed: {error}")
     unloading.answer(step, target, None)
     target.retrying = True
     swap.load_started_at = None
     swap.beside_s = 0.0
     settle_s = step.state.policy.settle_timeout_s
-    for index in swap.gpus:
+    for index in swap.gpus if begun else ():
         # What the failed load held.
         gpu, held_mib = step.state.gpus[index], vram.reservation_mib(step.state, swap)
         vram.owe(gpu, held_mib, step.at, step.at + settle_s)
@@ -322,7 +322,7 @@ def _retry(step: Step, target: Consumer, swap: Swap, error: str) -> None:
     others = _busy(step) - frozenset(swap.gpus)
     _renew_claim(step, target, swap)
     verdict = placement.plan(
-        step.state, target, step.at, busy=others, claim=swap.claim, everybody=True
+        step.state, target, step.at, busy=others, claim=swap.claim, everybody=begun
     )
     if isinstance(verdict, placement.Plan):
         swap.gpus = target.gpus = verdict.gpus

@@ -6,7 +6,7 @@ import pytest
 
 from mgpu.core.effects import Grant
 from mgpu.core.model import Outcome
-from mgpu.errors import JobCancelled, JobTimeout, LoadFailed, WaitExpired
+from mgpu.errors import JobCancelled, JobTimeout, LoadFailed, LoadNotBegun, WaitExpired
 from tests.broker.conftest import Bench, bench, ends
 
 
@@ -143,6 +143,19 @@ class TestLease:
             async with desk.broker.lease("1", "a"):
                 pytest.fail("granted")
         assert desk.a.calls.count("load") == 2
+
+    @pytest.mark.parametrize(("error", "unloads"), [(LoadFailed, 1), (LoadNotBegun, 0)])
+    async def test_costs_nobody_their_place_when_the_load_is_not_even_begun(
+        self, desk: Bench, error: type[LoadFailed], unloads: int
+    ) -> None:
+        desk.gpu.total_mib = 16_000
+        async with desk.broker.lease("1", "b"):
+            pass
+        desk.a.load_error = error("nothing listens there")
+        with pytest.raises(LoadFailed, match="nothing listens there"):
+            async with desk.broker.lease("2", "a"):
+                pytest.fail("granted")
+        assert desk.b.calls.count("unload") == unloads
 
     async def test_is_refused_when_a_controller_breaks(
         self, desk: Bench, caplog: pytest.LogCaptureFixture

@@ -17,7 +17,7 @@ from structlog.testing import capture_logs
 from mgpu.config.model import ConsumerConfig
 from mgpu.consumers import http
 from mgpu.consumers.http import HttpController
-from mgpu.errors import LoadFailed, MgpuError, UnloadFailed
+from mgpu.errors import LoadFailed, LoadNotBegun, MgpuError, UnloadFailed
 from mgpu.ports import Placement
 from tests.support.servers import BadServer, free_port, serving
 
@@ -264,9 +264,25 @@ async def test_a_load_gives_up_on_a_service_that_is_down_before_its_deadline(
 ) -> None:
     monkeypatch.setattr(http, "_REFUSED_GRACE_S", 0.2)
     down = controller(session, f"http://127.0.0.1:{free_port()}", load=route(timeout_s=60))
-    took_s, detail = await elapsed(down.load(NOWHERE), LoadFailed)
+    took_s, detail = await elapsed(down.load(NOWHERE), LoadNotBegun)
     assert 0.2 <= took_s < 5
     assert detail == "consumer tts: POST /do: connection refused: nothing listens there"
+
+
+@pytest.mark.parametrize(
+    ("status", "failure"),
+    [(401, LoadNotBegun), (404, LoadNotBegun), (400, LoadFailed), (503, LoadFailed)],
+)
+async def test_a_load_that_is_turned_away_has_not_begun(
+    session: aiohttp.ClientSession, status: int, failure: type[LoadFailed]
+) -> None:
+    async def answer(_: web.Request) -> web.Response:
+        return web.Response(status=status, text="no")
+
+    async with TestServer(app(do=answer)) as server:
+        with pytest.raises(LoadFailed, match=f"POST /do answered {status} no") as caught:
+            await controller(session, str(server.make_url("/")), load=route()).load(NOWHERE)
+    assert type(caught.value) is failure
 
 
 async def test_a_refused_unload_is_done_since_nothing_runs(session: aiohttp.ClientSession) -> None:

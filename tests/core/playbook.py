@@ -195,13 +195,20 @@ class Playbook:
         return self.handle(JobEnded(self.now, job, held, outcome))
 
     def loaded(
-        self, consumer: str, *, error: str | None = None, attempt: int | None = None
+        self,
+        consumer: str,
+        *,
+        error: str | None = None,
+        attempt: int | None = None,
+        begun: bool = True,
     ) -> list[str]:
         number = self[consumer].attempt if attempt is None else attempt
-        return self.handle(LoadEnded(self.now, consumer, number, error))
+        return self.handle(LoadEnded(self.now, consumer, number, error, begun))
 
-    def load_fails(self, consumer: str, error: str = "no memory") -> list[str]:
-        return self.loaded(consumer, error=error)
+    def load_fails(
+        self, consumer: str, error: str = "no memory", *, begun: bool = True
+    ) -> list[str]:
+        return self.loaded(consumer, error=error, begun=begun)
 
     def unloaded(
         self, consumer: str, *, error: str | None = None, attempt: int | None = None

@@ -206,6 +206,22 @@ def test_a_load_that_fails_is_tried_once_more_after_everybody_permitted_has_left
     assert play.comes("new") == ["grant 1"]
 
 
+def test_nobody_leaves_for_one_that_was_not_even_begun() -> None:
+    play = Playbook(resident("a", 2000), absent("new"))
+    play.arrive("1", "new")
+    assert play.load_fails("new", "nothing listens", begun=False) == ["load new"]
+    assert play.load_fails("new", "nothing listens", begun=False) == ["failed 1: load-failed"]
+    assert play.states()["a"] == "resident"
+
+
+def test_one_that_was_not_begun_holds_nothing_that_is_waited_for() -> None:
+    play = Playbook(absent("a"), resident("b"), absent("c", 12000), free_mib=8576)
+    play.arrive("1", "a")
+    play.load_fails("a", begun=False)
+    play.load_fails("a", begun=False)
+    assert play.arrive("2", "c") == ["unload b"]
+
+
 def test_with_nobody_to_leave_it_is_tried_again_at_once() -> None:
     play = Playbook(absent("new"))
     play.arrive("1", "new")

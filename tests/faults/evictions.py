@@ -55,9 +55,10 @@ def _check_worth(state: State, victim: Consumer, target: Consumer, now: float, w
 def _check_needed(
     world: World, gpus: tuple[int, ...], victim: Consumer, target: Consumer, what: str
 ) -> None:
-    """It must not fit without, and it must fit with; ``retrying`` empties the GPUs anyway."""
+    """It must not fit without, and it must fit with; one that failed empties the GPUs anyway."""
     state, records = world.state, world.records
-    if target.retrying or records.forcing:
+    emptied = target.retrying and target.name not in records.not_begun
+    if emptied or records.forcing:
         return
     together = {
         e.victim for e in records.effects if isinstance(e, Evicted) and e.target == target.name

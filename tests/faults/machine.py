@@ -23,6 +23,8 @@ from tests.faults.service import OF_JOBS, OF_LOADS, OF_UNLOADS, Computing, Servi
 
 LOAD_DEADLINE_S = 25.0
 UNLOAD_DEADLINE_S = 3.0
+REFUSED = "connection refused"
+"""The error of a load that has not begun."""
 STOP_S = 0.3
 """How long a unit takes to stop."""
 FOR_EVER_S = 1e9
@@ -150,7 +152,7 @@ class Machine:
         fault, amount = self._opportunity(service, OF_LOADS)
         starts = service.alive or service.spec.policy.can_escalate
         if fault is Fault.LOAD_REFUSED or not starts:
-            self._loaded_in(0.01, service, effect, "connection refused")
+            self._loaded_in(0.01, service, effect, REFUSED)
             return
         if fault is Fault.LOAD_HANGS:
             self._loaded_in(LOAD_DEADLINE_S, service, effect, "it did not end in time")
@@ -218,7 +220,8 @@ class Machine:
         if error is None:
             service.doubtful = not service.loaded
         name, attempt = effect.consumer, effect.attempt
-        self._answer(service, "load", lambda at: LoadEnded(at, name, attempt, error))
+        begun = error != REFUSED
+        self._answer(service, "load", lambda at: LoadEnded(at, name, attempt, error, begun))
 
     def _answer(self, service: Service, kind: str, make: Callable[[float], Event]) -> None:
         """Post a completion, and do so again where a fault wants it."""

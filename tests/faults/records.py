@@ -28,6 +28,7 @@ from mgpu.core.events import (
     GpusLost,
     GpusRead,
     JobArrived,
+    LoadEnded,
     PauseRequested,
     UnloadEnded,
 )
@@ -83,6 +84,8 @@ class Records:
     """How often in a row one ended in a cooldown or in quarantine."""
     loads_failed: dict[str, int] = field(default_factory=dict)
     """Of the swap that is under way."""
+    not_begun: set[str] = field(default_factory=set)
+    """Those whose last load was not even begun."""
     loads: dict[str, int] = field(default_factory=dict)
     """The number of each one's last load."""
     unloads: dict[str, int] = field(default_factory=dict)
@@ -169,6 +172,9 @@ class Records:
                 self.answered = unload is not None and unload.answered
             case PauseRequested():
                 self.loads_failed.clear()  # a swap that is given up begins anew
+            case LoadEnded():
+                took = self.not_begun.discard if event.begun else self.not_begun.add
+                took(event.consumer)
             case ConsumerProbed():
                 self.attempt = state.consumers[event.consumer].attempt
             case _:
