@@ -28,6 +28,9 @@ RESIDENT_FRACTION = 0.5
 RESIDENT_LEAST_MIB = 256
 """What that must be at least: a library's workspaces are no weights."""
 
+FADING_FRACTION = 0.2
+"""Who left a moment ago may still give back so much of its footprint, and more."""
+
 KEEP_FRACTION = 0.02
 """A measured figure that changed by less is not worth being written down again."""
 
@@ -85,10 +88,9 @@ def loaded(step: Step, consumer: Consumer, seen_mib: int) -> None:
 def left(step: Step, consumer: Consumer) -> None:
     """A consumer has unloaded: keep what it kept, and forget half of a peak it did not reach."""
     own_mib, measured_mib = consumer.own_total_mib, consumer.measured_mib
-    # Whoever it made room for may have fitted without waiting for all of it.
-    consumer.fading_until = step.at + step.state.policy.settle_timeout_s
     if own_mib is None:
         return
+    # Whoever it made room for may have fitted without waiting for all of it.
     if not _fades(consumer, own_mib, step.at):
         consumer.kept_seen_mib = own_mib
     worked = consumer.last_used_at > consumer.resident_since
@@ -97,6 +99,12 @@ def left(step: Step, consumer: Consumer) -> None:
         assert measured_mib is not None
         consumer.measured_mib = (measured_mib + consumer.peak_mib) // 2
     _tell(step, consumer)
+
+
+def reappeared(consumer: Consumer) -> None:
+    """One that was taken for absent is there: most of its memory was no residual of it then."""
+    if consumer.kept_seen_mib > RESIDENT_FRACTION * consumer.footprint_mib:
+        consumer.kept_seen_mib = 0
 
 
 def wrong(consumer: Consumer) -> bool:
@@ -147,12 +155,13 @@ def _see(step: Step, consumer: Consumer, own_mib: int) -> None:
 
 def _fades(consumer: Consumer, own_mib: int, at: float) -> bool:
     """Whether what an absent one's processes hold is what it gave up a moment ago."""
-    still_there = own_mib > RESIDENT_FRACTION * consumer.footprint_mib
-    return still_there and at < consumer.fading_until
+    much = own_mib > FADING_FRACTION * consumer.footprint_mib
+    return much and at < consumer.fading_until
 
 
 def _measured(step: Step, consumer: Consumer, seen_mib: int) -> None:
     consumer.measured_mib = seen_mib
+    consumer.assumed_mib = 0
     warn(step, consumer)
     _tell(step, consumer)
 

@@ -234,7 +234,8 @@ def _plan_on(  # noqa: PLR0913 - as plan
         ],
     )
     if everybody:
-        return Plan(gpus, tuple(c.name for c in candidates))
+        enough = len(candidates) >= too_many
+        return Plan(gpus, tuple(c.name for c in candidates)) if enough else None
     needs = [*shortage_mib, too_many]
     if max(needs) <= 0:
         return Plan(gpus)

@@ -9,7 +9,7 @@ afresh.
 
 from __future__ import annotations
 
-from mgpu.core import disturbance, measuring, swapping, unloading, vram
+from mgpu.core import disturbance, measuring, swapping, unloading, unmeasured, vram
 from mgpu.core.effects import GpuHealthChanged
 from mgpu.core.events import ConsumerProbed, GpusLost, GpusRead, TimerKind
 from mgpu.core.model import ConsumerState as S
@@ -84,6 +84,7 @@ def gpus_read(step: Step, event: GpusRead) -> None:
         if not consumer.gpus and consumer.unload is None:
             consumer.gpus = _home(state, consumer)
     measuring.watch(step, event)
+    unmeasured.bill(state)
     for consumer in measuring.seen(state):
         if measuring.appears(consumer, step.at) and consumer.name not in state.swaps:
             disturbance.moved(state, consumer)

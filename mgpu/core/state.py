@@ -132,7 +132,7 @@ class Consumer:
     peak_mib: int = 0
     """The most its processes were seen to hold since it became resident."""
     assumed_mib: int = 0
-    """What it is taken to need while it loads for the first time: all that is to be had."""
+    """What it is taken to need while nobody knows (``mgpu.core.unmeasured``)."""
     own_mib: dict[int, int] = field(default_factory=dict)
     """Per GPU: what its processes hold now; a GPU of which that is not known is not in it."""
     kept_seen_mib: int = 0

@@ -35,6 +35,8 @@ class Step:
         old = transitions.move(consumer, new, self.at, reason)
         if new is ConsumerState.RESIDENT:
             consumer.unloaded_by_hand = False
+        elif new is ConsumerState.ABSENT:
+            consumer.assumed_mib = 0
         self.emit(StateChanged(consumer.name, old, new, reason))
 
     def set_timer(self, kind: TimerKind, subject: str, delay_s: float, attempt: int = 0) -> None:

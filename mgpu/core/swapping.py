@@ -20,6 +20,7 @@ from mgpu.core import (
     placement,
     residency,
     unloading,
+    unmeasured,
     vram,
 )
 from mgpu.core.admission import refuse_waiting, satisfy_loads
@@ -66,7 +67,7 @@ def advance(step: Step) -> None:
     for name, swap in list(step.state.loaded.items()):
         _watch_loaded(step, step.state.consumers[name], swap)
     for name, room in list(step.state.rooms.items()):
-        _watch_room(step.state, step.state.consumers[name], room)
+        _watch_room(step, step.state.consumers[name], room)
     for swap in list(step.state.swaps.values()):
         if swap.load_started_at is None:
             _advance(step, swap)
@@ -105,6 +106,10 @@ def resident_by_itself(step: Step, target: Consumer, reason: str) -> None:
 
     A swap that was making room for it is void; victims that were asked to leave do so.
     """
+    if target.retrying:
+        target.retrying = False
+        step.cancel_timer(TimerKind.SETTLE, target.name, target.attempt)
+    measuring.reappeared(target)
     residency.found(target)
     _is_resident(step, target, reason)
 
@@ -129,16 +134,19 @@ def _watch_loaded(step: Step, target: Consumer, swap: Swap) -> None:
     state = step.state
     if target.state not in THERE:
         del state.loaded[target.name]
-        target.assumed_mib = 0
     elif vram.loads_show(state, swap.gpus):
         del state.loaded[target.name]
         _learn_footprint(step, target, swap, ok=True)
 
 
-def _watch_room(state: State, consumer: Consumer, room: Swap) -> None:
+def _watch_room(step: Step, consumer: Consumer, room: Swap) -> None:
     """Look how much of the room made for a consumer its job has taken; without one, nothing is."""
+    state = step.state
     if vram.shows_filled(state, room):
         del state.rooms[consumer.name]
+        # What another one gave back meanwhile would be missing in the figure.
+        if consumer.needs_unknown and not room.blurred:
+            _learn_footprint(step, consumer, room, ok=True)
         return
     for index in room.gpus:
         free_mib = state.gpus[index].free_mib
@@ -224,6 +232,8 @@ def _may_load(state: State, target: Consumer, swap: Swap) -> bool:
 
     Before a second try that is all the way: the measured figure was enough for the first.
     """
+    if unmeasured.is_not_alone(state, target, swap):
+        return False
     if target.retrying or target.needs_unknown:
         return not swap.victims
     leaving = [state.consumers[victim].unload for victim in swap.victims]
@@ -253,6 +263,8 @@ def _load(step: Step, target: Consumer, swap: Swap) -> None:
     state.loads += 1
     for index in swap.gpus:
         swap.baseline_mib[index] = swap.lowest_mib[index] = state.gpus[index].free_mib
+    if target.needs_unknown:
+        unmeasured.takes_all(state, target, swap)
     if not target.policy.can_load:
         # It loads with its first job; until then its memory is outstanding.
         step.emit(LoadMeasured(target.name, ok=True, seconds=None))
@@ -260,9 +272,6 @@ def _load(step: Step, target: Consumer, swap: Swap) -> None:
         _resident(step, target, swap, "room made; its first job loads it")
         state.rooms[target.name] = swap
         return
-    if target.needs_unknown:
-        room_mib = [vram.available_mib(state, state.gpus[i], target.name) for i in swap.gpus]
-        target.assumed_mib = max(0, min(room_mib)) * len(swap.gpus)
     target.attempt += 1
     step.move(target, S.LOADING, "room made")
     load_key = residency.choose(step, target)

@@ -81,6 +81,7 @@ def answered(step: Step, consumer: Consumer, error: str | None, *, declined: boo
         return
     consumer.unload.answered = True
     settle_s = step.state.policy.settle_timeout_s
+    consumer.fading_until = step.at + settle_s
     step.set_timer(TimerKind.SETTLE, consumer.name, settle_s, consumer.attempt)
     step.emit(Sample(fast=True))
 
@@ -100,6 +101,9 @@ def settle_timed_out(step: Step, consumer: Consumer) -> None:
     """The memory did not show as free in time."""
     unload = consumer.unload
     assert unload is not None
+    if consumer.needs_unknown:
+        absent(step, consumer, "by its own word: nobody knows what it held")
+        return
     blind = disturbance.blind(step.state, consumer.gpus)
     tells = not blind and all(_own_freed_on(consumer, i) is not None for i in consumer.gpus)
     if not tells and (unload.disturbed or blind):

@@ -197,8 +197,12 @@ def foreign_mib(state: State, gpu: Gpu) -> int:
     What only the books miss is 0 for as long as a load under way may explain it.
     """
     explained = billed_mib(state, gpu.index) + reserved_mib(state, gpu.index)
-    seen_mib = min(gpu.used_mib, sum(process.mib or 0 for process in gpu.foreign))
-    return max(seen_mib, gpu.used_mib - explained)
+    return max(told_foreign_mib(gpu), gpu.used_mib - explained)
+
+
+def told_foreign_mib(gpu: Gpu) -> int:
+    """What processes of nobody are seen to hold on a GPU."""
+    return min(gpu.used_mib, sum(process.mib or 0 for process in gpu.foreign))
 
 
 def believe_the_gpu(state: State, gpu: Gpu) -> None:

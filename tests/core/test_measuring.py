@@ -112,6 +112,26 @@ class TestUnloads:
         play.holds(a=400, b=13000)
         assert play["a"].kept_seen_mib == 400
 
+    def test_what_still_comes_back_is_nothing_that_it_kept(self) -> None:
+        play = Playbook(resident("a"), absent("b", 12000), absent("c", 5000))
+        play.holds(a=8000, unlisted_mib=5000)
+        play.arrive("1", "b")
+        assert play.unloaded("a") == []
+        assert play.holds(a=3000, unlisted_mib=5000) == ["load b"]
+        assert play["a"].kept_seen_mib == 0
+        play.holds(a=0, b=12000, unlisted_mib=5000)
+        play.after(play.state.policy.settle_timeout_s)
+        play.holds(a=300, b=12000, unlisted_mib=5000)
+        assert play["a"].kept_seen_mib == 300
+
+    def test_most_of_its_memory_is_nothing_that_it_kept_when_it_is_there_after_all(self) -> None:
+        play = Playbook(absent("a", tells_residency=True), absent("b", 20000))
+        play.holds(a=8000)
+        assert play["a"].kept_seen_mib == 8000
+        play.probe("a", resident=True)
+        assert play["a"].kept_seen_mib == 0
+        assert play.arrive("1", "b") == ["unload a"]
+
     def test_one_is_over_when_its_own_processes_have_let_go(self) -> None:
         play = Playbook(resident("a"), resident("b"), total_mib=24576)
         play.holds(a=8000, b=8000)

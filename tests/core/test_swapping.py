@@ -222,6 +222,19 @@ def test_one_that_was_not_begun_holds_nothing_that_is_waited_for() -> None:
     assert play.arrive("2", "c") == ["unload b"]
 
 
+def test_one_that_has_loaded_after_all_has_no_try_left_to_wait_for() -> None:
+    play = Playbook(absent("new", 16000, load_key="own"), stale=True)
+    play.memory(24576)
+    assert play.arrive("1", "new", load_key="long") == ["load new with long"]
+    play.memory(8576)
+    assert play.load_fails("new", "no answer in time") == []
+    play.after(1.0)
+    assert play.probe("new", resident=True) == []
+    assert play.states()["new"] == "unloading"
+    assert play.after(play.state.policy.settle_timeout_s) == []
+    assert play.memory(8576) == ["unload new"]
+
+
 def test_with_nobody_to_leave_it_is_tried_again_at_once() -> None:
     play = Playbook(absent("new"))
     play.arrive("1", "new")

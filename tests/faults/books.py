@@ -19,13 +19,17 @@ def share(mib: int, gpus: tuple[int, ...]) -> int:
 
 
 def need_mib(consumer: Consumer) -> int:
-    """What a consumer is known to need: configured or measured, whichever is more."""
-    return max(consumer.policy.footprint_mib, consumer.measured_mib or 0)
+    """What a consumer is known to need: configured or measured, whichever is more.
+
+    What one is taken to need of which that is not known yet is no fact, but to be relied on.
+    """
+    known_mib = max(consumer.policy.footprint_mib, consumer.measured_mib or 0)
+    return max(known_mib, consumer.assumed_mib)
 
 
 def kept_mib(consumer: Consumer) -> int:
-    """What it keeps when it is absent."""
-    return consumer.policy.residual_mib + consumer.leftover_mib
+    """What it keeps when it is absent: configured or seen, and what it failed to give back."""
+    return max(consumer.policy.residual_mib, consumer.kept_seen_mib) + consumer.leftover_mib
 
 
 def gain_mib(consumer: Consumer) -> int:

@@ -55,10 +55,13 @@ def _check_worth(state: State, victim: Consumer, target: Consumer, now: float, w
 def _check_needed(
     world: World, gpus: tuple[int, ...], victim: Consumer, target: Consumer, what: str
 ) -> None:
-    """It must not fit without, and it must fit with; one that failed empties the GPUs anyway."""
+    """It must not fit without, and it must fit with.
+
+    One whose load failed, or of which nothing is known yet, empties the GPUs anyway.
+    """
     state, records = world.state, world.records
     emptied = target.retrying and target.name not in records.not_begun
-    if emptied or records.forcing:
+    if emptied or target.needs_unknown or records.forcing:
         return
     together = {
         e.victim for e in records.effects if isinstance(e, Evicted) and e.target == target.name

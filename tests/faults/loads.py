@@ -62,12 +62,16 @@ def check_old_answer(world: World, event: LoadEnded, effects: list[Effect]) -> N
 
 
 def check_memory(world: World) -> None:
-    """With nothing wrong in the world, no load that was asked for runs out of memory."""
-    records, found = world.records, world.machine.out_of_memory
+    """With nothing wrong in the world, no load that was asked for runs out of memory.
+
+    But for the first one of a consumer that is to be measured, beside others that must stay.
+    """
+    records = world.records
+    failed = world.machine.out_of_memory[records.out_of_memory :]
     forced = world.scenario.policy.when_nothing_to_evict == "attempt"
-    if found > records.out_of_memory and not records.shaken and not forced:
-        hold(condition=False, message="a load ran out of memory")
-    records.out_of_memory = found
+    for name in failed if not records.shaken and not forced else ():
+        hold(world.state.consumers[name].needs_unknown, f"{name}'s load ran out of memory")
+    records.out_of_memory += len(failed)
 
 
 def check_side_by_side(world: World) -> None:
@@ -110,13 +114,14 @@ def _check_room(world: World, target: Consumer, gpus: tuple[int, ...]) -> None:
 def _untaken_mib(world: World, gpu: int, target: str) -> int:
     """What other loads have still to take, as it really is.
 
-    Where somebody else took memory meanwhile, that cannot be told from theirs.
+    Where somebody else took memory meanwhile, that cannot be told from theirs. Loads that begin
+    after the target's, in the same step, do not count: they were decided on what it leaves.
     """
-    machine, state = world.machine, world.state
+    machine, state, begun = world.machine, world.state, world.records.loads
     coming = {
         name: swap.load_started_at
         for name, swap in state.swaps.items()
-        if swap.load_started_at is not None
+        if swap.load_started_at is not None and begun.get(name) == state.consumers[name].attempt
     }
     there = {S.RESIDENT, S.DRAINING}
     rooms = world.records.rooms

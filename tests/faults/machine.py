@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from mgpu.core.effects import Grant, StartLoad, StartUnload
 from mgpu.core.events import Event, JobEnded, JobLeft, LoadEnded, UnloadEnded
-from mgpu.core.model import ConsumerState, GpuReading, Outcome
+from mgpu.core.model import ConsumerState, GpuProcess, GpuReading, Outcome
 from mgpu.simulation.agenda import Agenda
 from tests.faults.kinds import Fault
 from tests.faults.scenario import OWN_KEY, TOTAL_MIB, Scenario
@@ -45,14 +46,18 @@ class Machine:
         self.epoch = 0
         """Number of the broker: an older one's completions reach nobody."""
         self.met: Counter[Fault] = Counter()
+        self._is_attributed = scenario.attributed
+        self._seen: set[str] = set()
         self.services = {
-            spec.name: Service(spec, spec.policy.footprint_mib) for spec in scenario.specs
+            spec.name: Service(spec, spec.true_mib or spec.policy.footprint_mib)
+            for spec in scenario.specs
         }
         self.total_mib = dict.fromkeys(range(scenario.gpus), TOTAL_MIB)
         self.foreign_mib = dict.fromkeys(range(scenario.gpus), scenario.foreign_mib)
         self.moved_at: dict[int, list[tuple[float, str]]] = {g: [] for g in self.total_mib}
         """When memory moved on each GPU, and whose."""
-        self.out_of_memory = 0
+        self.out_of_memory: list[str] = []
+        """Whose loads there was no room for."""
         self.unbilled = False
         """A job made its consumer take memory that nobody kept free: one that manages its own, or
         one that was only guessed to hold it, beside foreign memory that hid the difference."""
@@ -69,7 +74,16 @@ class Machine:
 
     def reading(self, gpu: int) -> GpuReading:
         """A GPU as it is measured when all is well."""
-        return GpuReading(index=gpu, total_mib=self.total_mib[gpu], free_mib=self.free_mib(gpu))
+        plain = GpuReading(index=gpu, total_mib=self.total_mib[gpu], free_mib=self.free_mib(gpu))
+        return self._attributed(plain) if self._is_attributed else plain
+
+    def _attributed(self, reading: GpuReading) -> GpuReading:
+        """Who has ever held memory is known from then on, as ``mgpu.gpu.attribution`` does it."""
+        self._seen |= {s.name for s in self.services.values() if any(s.held_mib.values())}
+        held = {name: self.services[name].held_mib.get(reading.index, 0) for name in self._seen}
+        foreign_mib = self.foreign_mib[reading.index]
+        foreign = (GpuProcess(pid=1, mib=foreign_mib),) if foreign_mib else ()
+        return replace(reading, held_mib=held, foreign=foreign)
 
     def take(self, service: Service, gpus: tuple[int, ...], key: str = "") -> bool:
         """Fill a service's memory, all of it or nothing; ``key``: what it was told to load with."""
@@ -86,6 +100,8 @@ class Machine:
         """Empty a service's memory, but for a fraction."""
         service.loaded = False
         rest = {gpu: round(mib * kept) for gpu, mib in service.held_mib.items() if kept}
+        # Where it is told whose memory that is, it looks like one that is loaded.
+        service.doubtful |= self._is_attributed and bool(rest)
         self._set_held(service, rest)
 
     def _set_held(self, service: Service, held_mib: dict[int, int]) -> None:
@@ -175,7 +191,7 @@ class Machine:
                 trouble.append("it broke")
             elif not self.take(service, effect.gpus, key):
                 trouble.append("out of memory")
-                self.out_of_memory += 1
+                self.out_of_memory.append(service.name)
             elif fault is Fault.LOAD_LEAVES_MEMORY:
                 trouble.append("it broke late")
                 self.drop(service, kept=0.5)
@@ -359,10 +375,15 @@ class Machine:
     ) -> None:
         if job not in service.computing or service.loaded:
             return
-        hidden = not roomed and any(self.foreign_mib[gpu] for gpu in gpus)
+        hidden = not roomed and any(self._is_hidden(gpu) for gpu in gpus)
         self.unbilled |= service.spec.policy.vram_managed or hidden
         if not self.take(service, gpus):
             self._end(service, job, Outcome.FAILED)
+
+    def _is_hidden(self, gpu: int) -> bool:
+        """Whether memory that nobody may be billed for makes up for what a guess got wrong."""
+        unknown = any(s.spec.policy.learns and s.held_mib.get(gpu) for s in self.services.values())
+        return bool(self.foreign_mib[gpu]) or unknown
 
     def _grow(self, service: Service, mib: int) -> None:
         grown = {gpu: held + min(mib, self.free_mib(gpu)) for gpu, held in service.held_mib.items()}

@@ -6,7 +6,7 @@ import re
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -178,15 +178,22 @@ def _plainer_consumer(scenario: Scenario) -> Iterator[Scenario]:
         "busy_timeout_s": None,
     }
     for index, spec in enumerate(scenario.specs):
-        for key, value in plain.items():
-            if getattr(spec.policy, key) != value:
-                policy = replace(spec.policy, **{key: value})
-                specs = list(scenario.specs)
-                specs[index] = replace(spec, policy=policy)
-                rules = {s.name: s.policy for s in specs}
-                yield replace(
-                    scenario, specs=tuple(specs), policy=replace(scenario.policy, consumers=rules)
-                )
+        for policy in _plainer(spec, plain):
+            specs = list(scenario.specs)
+            specs[index] = replace(spec, policy=policy)
+            rules = {s.name: s.policy for s in specs}
+            yield replace(
+                scenario, specs=tuple(specs), policy=replace(scenario.policy, consumers=rules)
+            )
+
+
+def _plainer(spec: Spec, plain: Mapping[str, Any]) -> Iterator[ConsumerPolicy]:
+    """The policy of a consumer with one thing about it as it is with most."""
+    if spec.policy.learns:
+        yield replace(spec.policy, footprint_mib=spec.true_mib, learns=False)
+    for key, value in plain.items():
+        if getattr(spec.policy, key) != value:
+            yield replace(spec.policy, **{key: value})
 
 
 def _plainer_rules(scenario: Scenario) -> Iterator[Scenario]:
@@ -199,6 +206,8 @@ def _plainer_rules(scenario: Scenario) -> Iterator[Scenario]:
     }
     if scenario.starts_at:
         yield replace(scenario, starts_at=0.0)
+    if scenario.attributed:
+        yield replace(scenario, attributed=False)
     for key, value in plain.items():
         if getattr(scenario.policy, key) != value:
             yield replace(scenario, policy=replace(scenario.policy, **{key: value}))
@@ -222,7 +231,8 @@ def _rules(scenario: Scenario) -> str:
     policy = scenario.policy
     rules = {f.name: getattr(policy, f.name) for f in fields(policy) if f.name != "consumers"}
     shown = ", ".join(f"{key} {value}" for key, value in rules.items())
-    return f"{scenario.gpus} GPU(s), {scenario.foreign_mib} MiB foreign; {shown}"
+    whose = ", whose memory is told" if scenario.attributed else ""
+    return f"{scenario.gpus} GPU(s){whose}, {scenario.foreign_mib} MiB foreign; {shown}"
 
 
 def _described(spec: Spec) -> str:
@@ -235,4 +245,5 @@ def _described(spec: Spec) -> str:
     }
     shown = "".join(f", {key} {value}" for key, value in special.items())
     times = f"loads in {spec.load_s:g} s, unloads in {spec.unload_s:g} s"
-    return f"{spec.name}: {spec.policy.footprint_mib} MiB, {times}{shown}"
+    size_mib = spec.true_mib or spec.policy.footprint_mib
+    return f"{spec.name}: {size_mib} MiB, {times}{shown}"

@@ -235,6 +235,7 @@ class Records:
         if change.new in {S.DRAINING, S.UNLOADING}:
             self.leaving.add(name)
         elif change.new is S.RESIDENT:
+            self.loads_failed[name] = 0  # by itself too: a swap that it ended begins anew
             self.resident_since[name] = now
             self.unused.add(name)
             self.not_before.pop(name, None)

@@ -31,21 +31,26 @@ NAMES = ("image", "speech", "language", "vision", "music")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """One simulated service. ``tells``: its probe says whether it is resident.
+    """One simulated service. ``job_s``: the mean time of the jobs that are drawn for it.
 
-    ``job_s``: the mean time of the jobs that are drawn for it.
+    ``true_mib``: what it takes, where its policy says that this is to be measured.
     """
 
     policy: ConsumerPolicy
     load_s: float = 2.0
     unload_s: float = 0.4
     job_s: float = 1.5
-    tells: bool = True
+    true_mib: int = 0
 
     @property
     def name(self) -> str:
         """Its name in the rules."""
         return self.policy.name
+
+    @property
+    def tells(self) -> bool:
+        """Whether its probe says that it is resident, or not."""
+        return self.policy.tells_residency
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,8 @@ class Scenario:
     gpus: int = 1
     foreign_mib: int = 0
     """What processes of nobody hold on each GPU from the start."""
+    attributed: bool = False
+    """GPUs tell whose their memory is."""
     starts_at: float = 0.0
 
 
@@ -108,7 +115,7 @@ def draw(seed: int, *, jobs: int | None = None, kinds: Sequence[Fault] | None = 
     chance = random.Random(seed)
     gpus = chance.choice([1, 1, 1, 2])
     count = chance.choice([2, 3, 3, 4, 5])
-    specs = tuple(_spec(chance, name, gpus) for name in NAMES[:count])
+    specs = tuple(_to_be_measured(seed, [_spec(chance, name, gpus) for name in NAMES[:count]]))
     number = chance.choice([2, 4, 6, 8, 12] * 2 + [30]) if jobs is None else jobs
     span_s = number * chance.choice([0.3, 1.0, 2.5])
     visits = [_visit(chance, f"j{n}", span_s, specs) for n in range(number)]
@@ -128,6 +135,7 @@ def draw(seed: int, *, jobs: int | None = None, kinds: Sequence[Fault] | None = 
         lines=tuple(lines),
         gpus=gpus,
         foreign_mib=chance.choice([0, 0, 0, 1200, 5000]),
+        attributed=random.Random(f"attribution of {seed}").random() < 1 / 3,
         starts_at=chance.choice([0.0, 3.5, 1e6]),
     )
 
@@ -183,13 +191,12 @@ def _spec(chance: random.Random, name: str, gpus: int) -> Spec:
         job_timeout_s=chance.choice([12.0, 30.0]),
         busy_timeout_s=chance.choice([None, None, 6.0]),
     )
-    return Spec(
-        policy=policy,
-        load_s=chance.choice([0.3, 1.0, 2.0, 4.0]),
-        unload_s=chance.choice([0.05, 0.4, 1.0]),
-        job_s=chance.choice([0.3, 1.5, 4.0]),
-        tells=not lazy and chance.random() < 0.8,
-    )
+    load_s = chance.choice([0.3, 1.0, 2.0, 4.0])
+    unload_s = chance.choice([0.05, 0.4, 1.0])
+    job_s = chance.choice([0.3, 1.5, 4.0])
+    tells = not lazy and chance.random() < 0.8
+    policy = replace(policy, tells_residency=tells)
+    return Spec(policy=policy, load_s=load_s, unload_s=unload_s, job_s=job_s)
 
 
 def _visit(chance: random.Random, job: str, span_s: float, specs: tuple[Spec, ...]) -> Visit:
@@ -204,6 +211,21 @@ def _visit(chance: random.Random, job: str, span_s: float, specs: tuple[Spec, ..
         wait_s=chance.choice([None, None, None, 3.0, 100.0]),
         idle_s=chance.choice([None, None, None, None, 0.0, 4.0]),
     )
+
+
+def _to_be_measured(seed: int, specs: Sequence[Spec]) -> Iterator[Spec]:
+    """In every third history some footprints are to be measured (``footprint_mib: auto``).
+
+    Their chance is one of their own, as that of the load keys.
+    """
+    chance = random.Random(f"footprints of {seed}")
+    some = chance.random() < 1 / 3
+    for spec in specs:
+        if some and chance.random() < 0.6 and not spec.policy.vram_managed:
+            policy = replace(spec.policy, footprint_mib=0, learns=True)
+            yield replace(spec, policy=policy, true_mib=spec.policy.footprint_mib)
+        else:
+            yield spec
 
 
 def _with_keys(seed: int, visits: Sequence[Visit]) -> Iterator[Visit]:

@@ -40,10 +40,15 @@ def check_change(world: World, change: StateChanged) -> None:
 
 
 def _check_really_left(world: World, name: str) -> None:
-    """Memory that is believed to be free is, unless others moved memory beside it."""
+    """Memory that is believed to be free is, unless others moved memory beside it.
+
+    Of one that is still to be measured nobody knows what is to come back.
+    """
     machine, records = world.machine, world.records
     service, consumer = machine.services[name], world.state.consumers[name]
-    if records.shaken or any(name in victims for victims in records.swaps_before.values()):
+    if consumer.needs_unknown or records.shaken:
+        return
+    if any(name in victims for victims in records.swaps_before.values()):
         return
     since = records.unload_began_at.get(name, -math.inf)
     for gpu in consumer.gpus:
