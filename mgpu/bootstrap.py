@@ -38,8 +38,10 @@ from mgpu.core.views import Snapshot
 from mgpu.errors import ConfigError
 from mgpu.ports import Clock, Measurement, Placement
 from mgpu.simulation.recorder import TraceRecorder
+from mgpu.store.by_hand import ByHandStore
 from mgpu.store.fence import SqliteFenceStore, database_path
 from mgpu.store.measurements import MeasurementStore
+from mgpu.store.writer import Writer
 from mgpu.telemetry import logs
 from mgpu.telemetry.facts import log_fact
 from mgpu.telemetry.feed import Feed
@@ -126,8 +128,11 @@ async def _build(
     stack.callback(store.close)
     control = await stack.enter_async_context(control_session())
     session = await stack.enter_async_context(make_session())
-    measurements = MeasurementStore(store.path, fingerprints(config))
-    stack.callback(measurements.close)
+    writer = Writer(store.path)
+    stack.callback(writer.close)
+    clock = MonotonicClock()
+    measurements = MeasurementStore(writer, fingerprints(config))
+    by_hand = ByHandStore(writer, clock)
 
     def places(name: str) -> Sequence[Placement]:
         return broker.places(name)
@@ -149,7 +154,6 @@ async def _build(
         metrics.observe_decision(seconds)
         feed.look(broker.revision)
 
-    clock = MonotonicClock()
     broker = Broker(
         policy(config),
         controllers=world.controllers,
@@ -159,7 +163,9 @@ async def _build(
         sample_interval_s=config.gpu.sample_interval_s,
         observe=observe,
         observe_decision=observe_decision,
+        keeper=by_hand,
         learned_mib=_learned(measurements),
+        kept=by_hand.load({name: each.pinned for name, each in config.consumers.items()}),
     )
     metrics.watch(broker.snapshot)
     watchers.append(_remembers(measurements, broker.snapshot))

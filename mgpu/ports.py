@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
-from mgpu.core.model import GpuReading
+from mgpu.core.model import ByHand, GpuReading
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,16 @@ class GpuProbe(Protocol):
 
     async def close(self) -> None:
         """Give back what was opened; does not wait for a read that hangs."""
+
+
+class Keeper(Protocol):
+    """Where it is written down what people have asked for, so that it holds at the next start."""
+
+    def keep(self, by_hand: ByHand) -> None:
+        """Write it down in the place of what was there; returns at once, whatever the disk does."""
+
+    async def written(self) -> None:
+        """Return when what was kept last is on the disk, or has been given up on with a warning."""
 
 
 class Clock(Protocol):

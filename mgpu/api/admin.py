@@ -83,7 +83,7 @@ async def resume(request: web.Request) -> web.Response:
     """Go on."""
     await _no_options(request)
     broker = request.app[DEPS].broker
-    broker.resume()
+    await broker.resume()
     return web.json_response({"paused": broker.snapshot().paused})
 
 
@@ -105,6 +105,8 @@ def status_document(snapshot: Snapshot) -> dict[str, Any]:
             for waiter in snapshot.queue
         ],
         "paused": snapshot.paused,
+        "paused_s": None if snapshot.paused_s is None else round(snapshot.paused_s, 3),
+        "pause_kept": snapshot.pause_kept,
         "draining": snapshot.draining,
         "evictions": snapshot.evictions,
         "loads": snapshot.loads,
@@ -126,7 +128,7 @@ def _consumer_document(consumer: ConsumerView) -> dict[str, Any]:
 async def _pin(request: web.Request, *, pinned: bool) -> web.Response:
     name = await _consumer(request)
     broker = request.app[DEPS].broker
-    broker.pin(name, pinned=pinned)
+    await broker.pin(name, pinned=pinned)
     return web.json_response(_consumer_document(broker.snapshot().consumers[name]))
 
 

@@ -76,13 +76,13 @@ class Broker(Protocol):
     async def restart(self, consumer: str) -> None:
         """Stop the consumer and its jobs, then load it again."""
 
-    def pin(self, consumer: str, *, pinned: bool) -> None:
+    async def pin(self, consumer: str, *, pinned: bool) -> None:
         """Keep the consumer in VRAM from now on, or not any more."""
 
     async def pause(self) -> None:
         """Hold the queue; return when everybody has left."""
 
-    def resume(self) -> None:
+    async def resume(self) -> None:
         """Go on after a pause."""
 
     def cancel(self, job: str) -> None:

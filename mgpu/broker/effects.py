@@ -23,6 +23,7 @@ from mgpu.core.effects import (
     Finish,
     Forget,
     Grant,
+    Keep,
     Sample,
     SetTimer,
     StartLoad,
@@ -31,7 +32,7 @@ from mgpu.core.effects import (
 from mgpu.core.events import Event, LoadEnded, Timer, TimerFired, UnloadEnded
 from mgpu.core.model import Outcome
 from mgpu.errors import LoadFailed, LoadNotBegun, UnloadDeclined, UnloadFailed
-from mgpu.ports import Clock, ConsumerController, Placement
+from mgpu.ports import Clock, ConsumerController, Keeper, Placement
 
 Observed = Fact | Grant | Finish
 """What logs and metrics are made of."""
@@ -55,6 +56,7 @@ class EffectRunner:
         post: Callable[[Event], None],
         sampler: Sampler,
         prober: Prober,
+        keeper: Keeper,
         observe: Callable[[Observed], None],
     ) -> None:
         self._clients = clients
@@ -66,6 +68,7 @@ class EffectRunner:
         self._post = post
         self._sampler = sampler
         self._prober = prober
+        self._keeper = keeper
         self._observe = observe
         self._timers: dict[Timer, asyncio.TimerHandle] = {}
 
@@ -91,6 +94,8 @@ class EffectRunner:
                 self._cancel_timer(timer)
             case Forget(consumer):
                 self._forget(consumer)
+            case Keep(by_hand):
+                self._keeper.keep(by_hand)
             case Sample(fast):
                 self._sampler.sample(fast=fast)
             case _:

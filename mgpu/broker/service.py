@@ -35,11 +35,11 @@ from mgpu.core.events import (
     ResumeRequested,
     UnloadRequested,
 )
-from mgpu.core.model import ConsumerState, Policy
+from mgpu.core.model import NOTHING_ASKED, ByHand, ConsumerState, Policy
 from mgpu.core.scheduler import Scheduler
 from mgpu.core.views import JobView, Snapshot
 from mgpu.errors import UnknownJob
-from mgpu.ports import Clock, ConsumerController, GpuProbe, Placement
+from mgpu.ports import Clock, ConsumerController, GpuProbe, Keeper, Placement
 
 log = structlog.get_logger(__name__)
 
@@ -48,7 +48,8 @@ class Broker:
     """Everything between a request and the GPU, wired to one scheduler.
 
     ``observe`` is told every fact and every job's grant and end, ``observe_decision`` how many
-    seconds each decision took.
+    seconds each decision took. ``keeper`` writes down what people ask for, ``kept`` is what they
+    had asked for when the program last ran.
     """
 
     def __init__(  # noqa: PLR0913 - it is where everything meets
@@ -62,12 +63,15 @@ class Broker:
         sample_interval_s: float,
         observe: Callable[[Observed], None],
         observe_decision: Callable[[float], None],
+        keeper: Keeper,
         learned_mib: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        kept: ByHand = NOTHING_ASKED,
     ) -> None:
-        self._scheduler = Scheduler(policy, first_token, learned_mib)
+        self._scheduler = Scheduler(policy, first_token, learned_mib, kept)
         self._controllers = controllers
         self._probers: dict[str, asyncio.Task[None]] = {}
         self._clock = clock
+        self._keeper = keeper
         self._tasks = Tasks()
         self._clients = Clients(clock, self._post)
         self._sampler = Sampler(probe, clock, self._post, sample_interval_s)
@@ -82,6 +86,7 @@ class Broker:
             post=self._post,
             sampler=self._sampler,
             prober=self._prober,
+            keeper=keeper,
             observe=observe,
         )
         self._loop = Loop(self._scheduler, self._effects.run, observe_decision)
@@ -98,6 +103,8 @@ class Broker:
         before. Who is not in the rules any more is unloaded when idle, then forgotten.
         """
         self._controllers.update(controllers)
+        for name in self._scheduler.state.kept.pins.keys() - policy.consumers.keys():
+            log.info("a pin by hand is forgotten: it is not configured any more", consumer=name)
         self._loop.post(PolicyChanged(self._clock.now(), policy))
         self._ask_everybody()
 
@@ -180,23 +187,27 @@ class Broker:
         if state.consumers[consumer].policy.can_load and not state.paused:
             await self.load(consumer)
 
-    def pin(self, consumer: str, *, pinned: bool) -> None:
-        """Keep a consumer in VRAM from now on, or do not any more."""
+    async def pin(self, consumer: str, *, pinned: bool) -> None:
+        """Keep a consumer in VRAM from now on, or do not any more; returns when that is kept."""
         log.info("pinned" if pinned else "unpinned", consumer=consumer)
         self._loop.post(PinRequested(self._clock.now(), consumer, pinned))
+        await self._keeper.written()
 
     async def pause(self) -> None:
         """Hold the queue; returns when everybody who can leave has left, or at ``resume``.
 
-        Raises ``UnloadFailed`` when somebody may hold memory still; it is paused all the same.
+        It is paused from the first moment, and kept so when this returns. Raises ``UnloadFailed``
+        when somebody may hold memory still; it is paused all the same.
         """
         log.info("paused")
         await self._clients.answer_to(lambda request: PauseRequested(self._clock.now(), request))
+        await self._keeper.written()
 
-    def resume(self) -> None:
-        """Go on after a pause."""
+    async def resume(self) -> None:
+        """Go on after a pause, at once; returns when that is kept."""
         log.info("resumed")
         self._loop.post(ResumeRequested(self._clock.now()))
+        await self._keeper.written()
 
     def cancel(self, job: str) -> None:
         """Nobody wants this job's result any more."""

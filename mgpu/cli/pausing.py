@@ -11,7 +11,10 @@ TIMEOUT_S = 10.0
 
 
 def pause(*, url: Url = DEFAULT_URL, wait: Wait = DEFAULT_WAIT_S) -> None:
-    """Let running jobs end, take every consumer out of VRAM, and hold the queue."""
+    """Let running jobs end, take every consumer out of VRAM, and hold the queue.
+
+    Only mgpu resume ends it, no restart of the broker does.
+    """
     client = Client.at(url)
     with output.console(stderr=True).status("Waiting for running jobs and unloads ..."):
         answer = client.post("/api/pause", timeout_s=wait)

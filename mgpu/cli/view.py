@@ -256,10 +256,19 @@ class _Picture:
                 count = self.outcomes.get(outcome, 0)
                 footer.append(f"{outcome} {count}  ", _OUTCOME_STYLES[outcome] if count else "dim")
         footer.append(f"loads {self.status['loads']}  evictions {self.status['evictions']}")
-        for condition in ("paused", "draining"):
-            if self.status.get(condition):
-                footer.append(f"  {condition}", "bold yellow")
+        for condition in self._conditions():
+            footer.append(f"  {condition}", "bold yellow")
         return footer
+
+    def _conditions(self) -> Iterator[str]:
+        """Why no job begins, if that is so."""
+        if self.status.get("paused"):
+            paused_s = self.status.get("paused_s")
+            for_how_long = "" if paused_s is None else f" for {duration(paused_s)}"
+            kept = ", kept over a restart" if self.status.get("pause_kept") else ""
+            yield f"paused{for_how_long}{kept}"
+        if self.status.get("draining"):
+            yield "draining"
 
 
 def _state(consumer: Status) -> Text:

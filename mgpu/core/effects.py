@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from mgpu.core.events import Timer
-from mgpu.core.model import ConsumerState, Outcome, Refusal
+from mgpu.core.model import ByHand, ConsumerState, Outcome, Refusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +113,13 @@ class Forget:
     """A consumer is not to be dealt with any more: nothing is under way there."""
 
     consumer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Write this down for the next start, in the place of what was kept before."""
+
+    by_hand: ByHand
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,5 +244,6 @@ Effect = (
     | CancelTimer
     | Sample
     | Forget
+    | Keep
     | Fact
 )

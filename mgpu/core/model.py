@@ -137,6 +137,20 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
+class ByHand:
+    """What people have asked for and not taken back, which holds when the program starts again."""
+
+    paused_at: float | None = None
+    """Since when everything is held, perhaps since before the program started; None: it is not."""
+    pins: Mapping[str, bool] = field(default_factory=dict)
+    """The consumers that are pinned, or not, where their configuration says otherwise."""
+
+
+NOTHING_ASKED = ByHand()
+"""Nobody has asked for anything."""
+
+
+@dataclass(frozen=True, slots=True)
 class GpuProcess:
     """What one process holds on a GPU; None: it is there, and nobody says with how much."""
 

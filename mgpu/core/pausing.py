@@ -3,6 +3,8 @@
 While paused nothing is granted and nothing is loaded. Whoever can be unloaded is, pinned or not,
 as soon as its running jobs have ended; what was being made room for is given up; a load under way
 is waited for. Jobs that waited already go on waiting until their deadline, new ones are refused.
+
+A pause outlives the program: only ``resume`` ends it (``mgpu.core.by_hand``).
 """
 
 from __future__ import annotations
@@ -19,13 +21,15 @@ AT_REST = frozenset({S.ABSENT, S.COOLDOWN, S.QUARANTINED})
 
 def pause(step: Step, request: str) -> None:
     """Hold everything; answered when all who can leave have left."""
-    step.state.paused = True
+    if not step.state.paused:
+        step.state.paused_at = step.at
     step.state.pause_requests.append(request)
 
 
 def resume(step: Step) -> None:
     """Go on. Those who are on their way out leave all the same."""
-    step.state.paused = False
+    step.state.paused_at = None
+    step.state.pause_kept = False
     _answer(step, None)
 
 
@@ -34,6 +38,8 @@ def watch(step: Step) -> None:
     state = step.state
     if not state.paused:
         return
+    if not state.gpus and state.gpus_error is None:
+        return  # before the first figures, which come at once, nobody is seen to leave
     for name in [name for name, swap in state.swaps.items() if swap.load_started_at is None]:
         del state.swaps[name]
         state.consumers[name].retrying = False

@@ -74,10 +74,10 @@ def _taken_in(step: Step, known: Mapping[str, Consumer], policy: ConsumerPolicy)
     if consumer is None:
         return Consumer(policy, first_state(policy))
     old, consumer.policy = consumer.policy, policy
-    consumer.retired = False
+    came_back, consumer.retired = consumer.retired, False
     consumer.kept_running = len(consumer.running)
     consumer.kept_waiting = len(consumer.waiting)
-    if policy.pinned is not old.pinned:
+    if came_back or policy.pinned is not old.pinned:
         preloading.pin(step, consumer, pinned=policy.pinned)
     if policy.idle_unload_s != old.idle_unload_s:
         keepalive.stop_clock(step, consumer)

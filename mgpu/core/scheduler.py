@@ -3,7 +3,7 @@
 ``handle`` is the whole interface. It has no clock, no sockets and no tasks: time comes with the
 events, waiting is an effect, and the same events give the same effects. One call
 
-1. takes in what happened,
+1. takes in what happened, and has kept what a person asked for,
 2. looks whether memory that was given back shows,
 3. lets everybody leave while it is paused, and those who were taken out of the configuration or
    are to be loaded otherwise than they are,
@@ -25,6 +25,7 @@ from typing import assert_never
 from mgpu.core import (
     admission,
     bandwidth,
+    by_hand,
     disturbance,
     estimates,
     keepalive,
@@ -61,8 +62,8 @@ from mgpu.core.events import (
     UnloadRequested,
 )
 from mgpu.core.jobs import Job
+from mgpu.core.model import NOTHING_ASKED, ByHand, Outcome, Policy, Refusal
 from mgpu.core.model import ConsumerState as S
-from mgpu.core.model import Outcome, Policy, Refusal
 from mgpu.core.state import Consumer, State
 from mgpu.core.step import Step
 
@@ -75,11 +76,13 @@ class Scheduler:
         policy: Policy,
         first_token: int = 1,
         learned_mib: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        kept: ByHand = NOTHING_ASKED,
     ) -> None:
         """Start with nothing known about the world; tokens count from ``first_token`` up.
 
         ``learned_mib``: footprint and residual of consumers whose footprint is measured, as they
-        were when the program last ran.
+        were when the program last ran. ``kept``: what people had asked for then, of consumers of
+        this policy.
         """
         consumers = {
             name: Consumer(p, reloading.first_state(p)) for name, p in policy.consumers.items()
@@ -89,6 +92,7 @@ class Scheduler:
                 consumers[name].measured_mib = consumers[name].told_mib = footprint_mib
                 consumers[name].kept_seen_mib = residual_mib
         self.state = State(policy, consumers, next_token=first_token)
+        by_hand.restore(self.state, kept)
 
     def handle(self, event: Event) -> list[Effect]:
         """Take in one event and say what is to be done; ``event.at`` never runs backwards."""
@@ -98,6 +102,7 @@ class Scheduler:
             return step.effects
         bandwidth.watch(step)
         _take_in(step, event)
+        by_hand.keep(step, event)
         unloading.watch(step)
         reloading.watch(step)
         pausing.watch(step)

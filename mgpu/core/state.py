@@ -8,7 +8,14 @@ from dataclasses import dataclass, field
 
 from mgpu.core.averages import Averages
 from mgpu.core.jobs import Job
-from mgpu.core.model import ConsumerPolicy, ConsumerState, GpuProcess, Policy
+from mgpu.core.model import (
+    NOTHING_ASKED,
+    ByHand,
+    ConsumerPolicy,
+    ConsumerState,
+    GpuProcess,
+    Policy,
+)
 from mgpu.core.waiting import Waiting
 
 HISTORY = 20
@@ -312,7 +319,12 @@ class State:
     """Swaps that made room for a consumer that its first job loads, until a job of it was done
     and the GPUs have been read since."""
     draining: bool = False
-    paused: bool = False
+    paused_at: float | None = None
+    """Since when everything is held for a person, perhaps since before the program started."""
+    pause_kept: bool = False
+    """It was paused when the program last ended, and has been since."""
+    kept: ByHand = NOTHING_ASKED
+    """What people asked for, as it was last written down (``mgpu.core.by_hand``)."""
     pause_requests: list[str] = field(default_factory=list)
     """People who wait for everybody to have left."""
     sampling_fast: bool = False
@@ -329,6 +341,11 @@ class State:
     """Names of those that must not leave for it."""
     evictions: int = 0
     loads: int = 0
+
+    @property
+    def paused(self) -> bool:
+        """Whether everything is held for a person."""
+        return self.paused_at is not None
 
     def unfilled(self) -> list[Consumer]:
         """Consumers whose room was made and that no job has been seen to load yet."""

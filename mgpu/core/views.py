@@ -104,6 +104,10 @@ class Snapshot:
     evictions: int
     loads: int
     paused: bool = False
+    paused_s: float | None = None
+    """For how long it has been paused; None: it is not."""
+    pause_kept: bool = False
+    """It was paused before the program started."""
     warnings: tuple[str, ...] = ()
     """What is wrong with the configuration, as far as it was measured."""
 
@@ -126,6 +130,8 @@ def take(state: State, at: float) -> Snapshot:
         evictions=state.evictions,
         loads=state.loads,
         paused=state.paused,
+        paused_s=None if state.paused_at is None else at - state.paused_at,
+        pause_kept=state.pause_kept,
         warnings=tuple(_warning(c) for c in state.consumers.values() if measuring.wrong(c)),
     )
 

@@ -28,6 +28,7 @@ from mgpu.core.effects import (
     Forget,
     GpuHealthChanged,
     Grant,
+    Keep,
     LoadMeasured,
     LockReleased,
     Measured,
@@ -232,7 +233,7 @@ class _Machine:
                 self._load(effect)
             case StartUnload():
                 self._unload(effect)
-            case Abort() | Answer() | Forget():
+            case Abort() | Answer() | Forget() | Keep():
                 raise AssertionError(f"no client left and nobody asked for anything: {effect}")
             case (
                 LockReleased()

@@ -53,6 +53,8 @@ class FakeBroker:
     states: dict[str, ConsumerState] = field(default_factory=dict)
     pinned: frozenset[str] = frozenset()
     paused: bool = False
+    paused_s: float | None = None
+    pause_kept: bool = False
     eta_s: float | None = None
     unwell: frozenset[str] = frozenset()
 
@@ -108,7 +110,7 @@ class FakeBroker:
     async def restart(self, consumer: str) -> None:
         await self._act("restart", consumer, ConsumerState.RESIDENT)
 
-    def pin(self, consumer: str, *, pinned: bool) -> None:
+    async def pin(self, consumer: str, *, pinned: bool) -> None:
         self.actions.append(f"{'pin' if pinned else 'unpin'} {consumer}")
         self.pinned = self.pinned | {consumer} if pinned else self.pinned - {consumer}
 
@@ -118,7 +120,7 @@ class FakeBroker:
         self.actions.append("pause")
         self.paused = True
 
-    def resume(self) -> None:
+    async def resume(self) -> None:
         self.actions.append("resume")
         self.paused = False
 
@@ -188,6 +190,8 @@ class FakeBroker:
             evictions=3,
             loads=4,
             paused=self.paused,
+            paused_s=self.paused_s,
+            pause_kept=self.pause_kept,
         )
 
     async def until(self, true: Callable[[FakeBroker], bool], within_s: float = DEADLINE_S) -> None:

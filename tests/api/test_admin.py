@@ -54,6 +54,8 @@ async def test_status_has_the_promised_shape(sites: Sites) -> None:
         },
         "queue": [],
         "paused": False,
+        "paused_s": None,
+        "pause_kept": False,
         "draining": False,
         "evictions": 3,
         "loads": 4,
@@ -204,6 +206,16 @@ async def test_the_broker_is_paused_and_resumed(sites: Sites) -> None:
         async with site.client.get(site.url("/api/status")) as response:
             assert (await response.json())["paused"] is paused
     assert site.broker.actions == ["pause", "resume"]
+
+
+async def test_status_says_for_how_long_it_has_been_paused_and_whether_that_was_kept(
+    sites: Sites,
+) -> None:
+    site = await sites.broker()
+    site.broker.paused, site.broker.paused_s, site.broker.pause_kept = True, 7200.12345, True
+    async with site.client.get(site.url("/api/status")) as response:
+        status = await response.json()
+    assert (status["paused"], status["paused_s"], status["pause_kept"]) == (True, 7200.123, True)
 
 
 @pytest.mark.parametrize("path", ACTIONS)

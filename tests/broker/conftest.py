@@ -14,7 +14,14 @@ from mgpu.broker.clock import MonotonicClock
 from mgpu.broker.effects import Observed
 from mgpu.broker.service import Broker
 from mgpu.core.effects import Finish
-from mgpu.core.model import ConsumerPolicy, ConsumerState, GpuReading, Outcome, Policy
+from mgpu.core.model import (
+    ByHand,
+    ConsumerPolicy,
+    ConsumerState,
+    GpuReading,
+    Outcome,
+    Policy,
+)
 from mgpu.errors import GpuUnhealthy, LoadFailed, UnloadFailed
 from mgpu.ports import Placement, ProbeReport
 
@@ -91,6 +98,26 @@ class MemoryController:
 
 
 @dataclass
+class MemoryKeeper:
+    """Where what people ask for is written down, as soon as ``may_write``."""
+
+    asked: list[ByHand] = field(default_factory=list)
+    may_write: asyncio.Event = field(default_factory=asyncio.Event)
+    awaited: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def __post_init__(self) -> None:
+        self.may_write.set()
+
+    def keep(self, by_hand: ByHand) -> None:
+        self.asked.append(by_hand)
+
+    async def written(self) -> None:
+        if not self.may_write.is_set():
+            self.awaited.set()
+        await self.may_write.wait()
+
+
+@dataclass
 class Bench:
     """A broker with two consumers, ``a`` and ``b``, of which only one fits at a time."""
 
@@ -98,6 +125,7 @@ class Bench:
     gpu: MemoryGpu
     a: MemoryController
     b: MemoryController
+    keeper: MemoryKeeper
     facts: list[Observed]
 
     async def until(self, condition: str, *, within_s: float = 5.0) -> None:
@@ -117,6 +145,7 @@ async def bench(**policy: object) -> AsyncIterator[Bench]:
     gpu = MemoryGpu()
     controllers = {name: MemoryController(name, 6_000, gpu) for name in ("a", "b")}
     facts: list[Observed] = []
+    keeper = MemoryKeeper()
     consumers = {
         name: ConsumerPolicy(
             name=name,
@@ -134,12 +163,13 @@ async def bench(**policy: object) -> AsyncIterator[Bench]:
         clock=MonotonicClock(),
         first_token=100,
         sample_interval_s=0.05,
+        keeper=keeper,
         observe=facts.append,
         observe_decision=lambda _seconds: None,
     )
     broker.start()
     try:
-        yield Bench(broker, gpu, controllers["a"], controllers["b"], facts)
+        yield Bench(broker, gpu, controllers["a"], controllers["b"], keeper, facts)
     finally:
         await broker.close()
 

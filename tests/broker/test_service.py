@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
+from dataclasses import replace
+from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from mgpu.core.model import Outcome
+from mgpu.core.model import ByHand, Outcome
 from mgpu.errors import ConsumerFailed, Draining, Paused, RequestError, UnloadFailed
 from tests.broker.conftest import Bench, ends
 
@@ -105,10 +109,10 @@ class TestActions:
         assert desk.a.calls == ["load", "unload"]
 
     async def test_a_pinned_consumer_is_loaded_and_shown(self, desk: Bench) -> None:
-        desk.broker.pin("a", pinned=True)
+        await desk.broker.pin("a", pinned=True)
         await desk.until("s.consumers['a'].state == 'resident'")
         assert desk.broker.snapshot().consumers["a"].pinned
-        desk.broker.pin("a", pinned=False)
+        await desk.broker.pin("a", pinned=False)
         assert not desk.broker.snapshot().consumers["a"].pinned
 
     async def test_a_pause_returns_when_everybody_has_left(self, desk: Bench) -> None:
@@ -118,7 +122,7 @@ class TestActions:
         assert "the broker is paused" in desk.broker.ready_problems
         with pytest.raises(Paused):
             await desk.broker.load("a")
-        desk.broker.resume()
+        await desk.broker.resume()
         await desk.broker.load("a")
         assert not desk.broker.ready_problems
 
@@ -126,3 +130,45 @@ class TestActions:
         async with desk.broker.lease("1", "a", idle_unload_s=0.0):
             pass
         await desk.until("s.consumers['a'].state == 'absent'")
+
+
+class TestWhatAPersonAsksFor:
+    """It holds at once, and is answered when it is kept."""
+
+    async def test_of_a_pause(self, desk: Bench) -> None:
+        desk.keeper.may_write.clear()
+        await _answered_when_kept(desk, desk.broker.pause(), "s.paused")
+        assert [by_hand.paused_at is None for by_hand in desk.keeper.asked] == [False]
+
+    async def test_of_going_on(self, desk: Bench) -> None:
+        await desk.broker.pause()
+        desk.keeper.may_write.clear()
+        await _answered_when_kept(desk, desk.broker.resume(), "not s.paused")
+        assert [by_hand.paused_at is None for by_hand in desk.keeper.asked] == [False, True]
+
+    async def test_of_a_pin(self, desk: Bench) -> None:
+        desk.keeper.may_write.clear()
+        pin = desk.broker.pin("a", pinned=True)
+        await _answered_when_kept(desk, pin, "s.consumers['a'].pinned")
+        assert desk.keeper.asked == [ByHand(pins={"a": True})]
+
+    async def test_is_forgotten_with_its_consumer_and_the_log_says_so(self, desk: Bench) -> None:
+        await desk.broker.pin("a", pinned=True)
+        policy = desk.broker._scheduler.state.policy
+        others = {"b": policy.consumers["b"]}
+        with capture_logs() as written:
+            desk.broker.reconfigure(replace(policy, consumers=others), {})
+        forgotten = "a pin by hand is forgotten: it is not configured any more"
+        assert [line["consumer"] for line in written if line["event"] == forgotten] == ["a"]
+        assert desk.keeper.asked[-1] == ByHand()
+
+
+async def _answered_when_kept(
+    desk: Bench, asking: Coroutine[Any, Any, None], condition: str
+) -> None:
+    asked = asyncio.create_task(asking)
+    await desk.until(condition)
+    await desk.keeper.awaited.wait()
+    assert not asked.done()
+    desk.keeper.may_write.set()
+    await asked

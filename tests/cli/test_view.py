@@ -183,6 +183,14 @@ def test_a_paused_or_draining_broker_says_so() -> None:
     assert drawn(100, status(paused=True, draining=True)).rstrip().endswith("paused  draining")
 
 
+def test_a_pause_is_shown_with_its_length_and_whether_it_was_kept_over_a_restart() -> None:
+    paused = status(paused=True, paused_s=7260.0, pause_kept=False)
+    assert drawn(100, paused).rstrip().endswith("paused for 2 h 1 min")
+    kept = status(paused=True, paused_s=7260.0, pause_kept=True)
+    told = "paused for 2 h 1 min, kept over a restart"
+    assert drawn(100, kept).rstrip().endswith(told)
+
+
 def test_text_from_outside_cannot_steer_the_terminal() -> None:
     evil = status(gpus=[gpu(name="\x1b]0;owned\x07 [red]card[/red]")])
     picture = drawn(100, evil)

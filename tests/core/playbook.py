@@ -51,6 +51,8 @@ from mgpu.core.events import (
     UnloadRequested,
 )
 from mgpu.core.model import (
+    NOTHING_ASKED,
+    ByHand,
     ConsumerPolicy,
     ConsumerState,
     GpuProcess,
@@ -109,6 +111,7 @@ class Playbook:
         blind: bool = False,
         stale: bool = False,
         learned_mib: Mapping[str, tuple[int, int]] = MappingProxyType({}),
+        kept: ByHand = NOTHING_ASKED,
         **policy: Any,
     ) -> None:
         policy.setdefault("cushion_mib", 0)
@@ -117,7 +120,7 @@ class Playbook:
         for name in policy.keys() & CHOICES.keys():
             policy[name] = CHOICES[name](policy[name])
         rules = Policy(consumers={c.name: c for c in consumers}, **policy)
-        self.scheduler = Scheduler(rules, learned_mib=learned_mib)
+        self.scheduler = Scheduler(rules, learned_mib=learned_mib, kept=kept)
         self.state = self.scheduler.state
         self.now = 0.0
         self.sighted = not blind and not stale

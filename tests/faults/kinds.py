@@ -83,9 +83,9 @@ class Fault(Enum):
     UNLOAD_BY_HAND = "a person unloads a consumer"
     LOAD_BY_HAND = "a person loads a consumer"
     RESTART_BY_HAND = "a person restarts a consumer, in the middle of its jobs too"
-    PIN_BY_HAND = "a person pins a consumer for a while"
+    PIN_BY_HAND = "a person pins a consumer for a while, in which the broker may be killed"
     UNPIN_BY_HAND = "a person unpins a consumer"
-    PAUSE = "a person wants the GPU for a while"
+    PAUSE = "a person wants the GPU for a while, in which the broker may be killed"
     STATUS_POLL = "somebody looks at everything"
     # The broker and its clock
     BROKER_KILLED = "the broker is killed and starts again while its jobs go on computing"

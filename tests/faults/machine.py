@@ -269,38 +269,40 @@ class Machine:
             self._stop(service, effect)
             return
         fault, amount = self._opportunity(service, OF_UNLOADS)
-        unload_s = service.spec.unload_s
+        unload_s, epoch = service.spec.unload_s, self.epoch
         if fault is Fault.UNLOAD_REFUSED or not service.alive:
             self._unloaded_in(0.01, service, effect, "connection refused")
         elif fault is Fault.UNLOAD_HANGS:
             self._unloaded_in(UNLOAD_DEADLINE_S, service, effect, "it did not end in time")
         elif fault is Fault.UNLOAD_ANSWER_LOST:
-            self.after(unload_s, service, lambda: self._let_go(service))
+            self.after(unload_s, service, lambda: self._let_go(service, epoch))
             self._unloaded_in(UNLOAD_DEADLINE_S, service, effect, "it did not answer in time")
         elif fault is Fault.MEMORY_NEVER_BACK:
-            self.after(unload_s, service, lambda: self._let_go(service, kept=1.0))
+            self.after(unload_s, service, lambda: self._let_go(service, epoch, kept=1.0))
             self._unloaded_in(unload_s, service, effect, None)
         elif fault is Fault.RESIDUAL_LEFT:
-            self.after(unload_s, service, lambda: self._let_go(service, kept=0.1 + 0.8 * amount))
+            self.after(
+                unload_s, service, lambda: self._let_go(service, epoch, kept=0.1 + 0.8 * amount)
+            )
             self._unloaded_in(unload_s, service, effect, None)
         elif fault is Fault.LATE_MEMORY:
             late_s = unload_s + 0.3 + 3.0 * amount
-            self.after(unload_s, service, lambda: self._let_go(service, kept=1.0))
+            self.after(unload_s, service, lambda: self._let_go(service, epoch, kept=1.0))
             self.after(late_s, service, lambda: self._clear_unless(service))
             self._unloaded_in(unload_s, service, effect, None)
         elif fault is Fault.MEMORY_IN_STEPS:
-            self.after(unload_s, service, lambda: self._let_go(service, kept=0.4))
+            self.after(unload_s, service, lambda: self._let_go(service, epoch, kept=0.4))
             late_s = unload_s + 0.2 + 2.0 * amount
             self.after(late_s, service, lambda: self._clear_unless(service))
             self._unloaded_in(unload_s, service, effect, None)
         elif fault is Fault.MEMORY_BEFORE_ANSWER:
-            self.after(unload_s, service, lambda: self._let_go(service))
+            self.after(unload_s, service, lambda: self._let_go(service, epoch))
             self._unloaded_in(unload_s + 0.5 + 1.5 * amount, service, effect, None)
         elif fault is Fault.DIES_UNLOADING:
             self.after(unload_s / 2, service, lambda: self.die(service, 0.1 + 3.0 * amount))
             self._unloaded_in(unload_s, service, effect, "connection reset")
         else:
-            self.after(unload_s, service, lambda: self._let_go(service))
+            self.after(unload_s, service, lambda: self._let_go(service, epoch))
             self._unloaded_in(unload_s, service, effect, None)
 
     def _stop(self, service: Service, effect: StartUnload) -> None:
@@ -314,8 +316,12 @@ class Machine:
         self.after(STOP_S, service, lambda: self.die(service, FOR_EVER_S))
         self._unloaded_in(STOP_S, service, effect, None)
 
-    def _let_go(self, service: Service, *, kept: float = 0.0) -> None:
-        """What a service computes on fails with its memory."""
+    def _let_go(self, service: Service, epoch: int, *, kept: float = 0.0) -> None:
+        """What a service computes on fails with its memory.
+
+        Of what the broker of another epoch has asked for the present one knows nothing.
+        """
+        service.doubtful |= epoch != self.epoch
         for job in list(service.computing):
             self._end(service, job, Outcome.FAILED)
         self.drop(service, kept=kept)

@@ -24,6 +24,8 @@ state, but no judgement is left to its code. A promise that a fault excuses says
    (``rest``).
 10. Queues and timers are bounded (``timers``, and the core's own invariants).
 11. A job never computes while its consumer is loaded otherwise than the job asked for (``leases``).
+12. While a person has the GPU nothing is granted or loaded, and who is pinned by hand is not
+    evicted, across restarts too (``by_hand``).
 """
 
 from __future__ import annotations
@@ -54,7 +56,17 @@ from mgpu.core.events import (
     TimerFired,
     UnloadEnded,
 )
-from tests.faults import conserving, evictions, leases, loads, restores, timers, turns, unloads
+from tests.faults import (
+    by_hand,
+    conserving,
+    evictions,
+    leases,
+    loads,
+    restores,
+    timers,
+    turns,
+    unloads,
+)
 from tests.faults.broken import hold
 
 if TYPE_CHECKING:
@@ -95,6 +107,7 @@ _OLD: Mapping[type[Event], Callable[[World, Any, list[Effect]], None]] = {
 
 _OF_EFFECTS: Mapping[type[Effect], tuple[Callable[[World, Any], None], ...]] = {
     Grant: (
+        by_hand.check_begins,
         leases.check_grant,
         leases.check_loaded,
         leases.check_lock,
@@ -103,11 +116,11 @@ _OF_EFFECTS: Mapping[type[Effect], tuple[Callable[[World, Any], None], ...]] = {
     ),
     Finish: (leases.check_finish,),
     Abort: (leases.check_abort,),
-    StartLoad: (loads.check_start,),
+    StartLoad: (by_hand.check_begins, loads.check_start),
     LoadMeasured: (loads.check_measured,),
     StartUnload: (unloads.check_start,),
     StateChanged: (unloads.check_change, loads.check_cooldown),
-    Evicted: (evictions.check,),
+    Evicted: (by_hand.check_evicted, evictions.check),
     Answer: (_check_answer,),
     CancelTimer: (timers.check_cancel,),
 }

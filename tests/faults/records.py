@@ -30,6 +30,8 @@ from mgpu.core.events import (
     JobArrived,
     LoadEnded,
     PauseRequested,
+    PinRequested,
+    ResumeRequested,
     UnloadEnded,
 )
 from mgpu.core.model import ConsumerState as S
@@ -60,6 +62,12 @@ class Records:
     """How many loads have run out of memory, as far as that was judged."""
     disturbed: bool = False
     """A fault may have moved memory behind the scheduler's back."""
+
+    # People
+    paused: bool = False
+    """A person has asked for the GPU and not given it back."""
+    pins: dict[str, bool] = field(default_factory=dict)
+    """What was asked for last of each consumer that a person pinned or unpinned."""
 
     # Jobs
     waiting: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -113,8 +121,15 @@ class Records:
     """What the event led to."""
 
     def of_next_broker(self) -> Records:
-        """All that was known of the old broker is void, but for how far its tokens went."""
-        return Records(self.world, self.last_token, self.out_of_memory, disturbed=True)
+        """All that was known of the old broker is void, but for its tokens and what people want."""
+        return Records(
+            self.world,
+            self.last_token,
+            self.out_of_memory,
+            disturbed=True,
+            paused=self.paused,
+            pins=self.pins,
+        )
 
     @property
     def shaken(self) -> bool:
@@ -171,10 +186,15 @@ class Records:
                 unload = state.consumers[event.consumer].unload
                 self.answered = unload is not None and unload.answered
             case PauseRequested():
+                self.paused = True
                 self.loads_failed.clear()  # a swap that is given up begins anew
             case LoadEnded():
                 took = self.not_begun.discard if event.begun else self.not_begun.add
                 took(event.consumer)
+            case ResumeRequested():
+                self.paused = False
+            case PinRequested(_, name, pinned):
+                self.pins[name] = pinned
             case ConsumerProbed():
                 self.attempt = state.consumers[event.consumer].attempt
             case _:

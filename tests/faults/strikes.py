@@ -168,12 +168,14 @@ class Strikes:
             case Fault.PIN_BY_HAND:
                 self._pin(name, pinned=True)
                 world.agenda.after(20.0 * amount, lambda: self._pin(name, pinned=False))
+                self._crash_within(20.0, amount)
             case Fault.UNPIN_BY_HAND:
                 self._pin(name, pinned=False)
             case Fault.PAUSE:
                 request = self._request(strike.fault)
                 world.post(lambda at: PauseRequested(at, request))
-                world.agenda.after(10.0 * amount, lambda: world.post(ResumeRequested))
+                world.agenda.after(10.0 * amount, lambda: world.post(ResumeRequested, insists=True))
+                self._crash_within(10.0, amount)
             case Fault.STATUS_POLL:
                 views.take(world.state, world.now)
         return None
@@ -213,7 +215,12 @@ class Strikes:
         return request
 
     def _pin(self, name: str, *, pinned: bool) -> None:
-        self._world.post(lambda at: PinRequested(at, name, pinned=pinned))
+        self._world.post(lambda at: PinRequested(at, name, pinned=pinned), insists=True)
+
+    def _crash_within(self, most_s: float, amount: float) -> None:
+        """Of what a person asked for the longest third outlives the broker, killed half-way."""
+        if amount > 2 / 3:
+            self._world.agenda.after(most_s * amount / 2, self._world.start_again)
 
     def _at_work(self, otherwise: str) -> str:
         """One that computes, if there is one."""

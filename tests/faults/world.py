@@ -20,6 +20,7 @@ from mgpu.core.effects import (
     Effect,
     Finish,
     Grant,
+    Keep,
     Sample,
     SetTimer,
     StartLoad,
@@ -34,7 +35,7 @@ from mgpu.core.events import (
     Timer,
     TimerFired,
 )
-from mgpu.core.model import Outcome
+from mgpu.core.model import NOTHING_ASKED, Outcome
 from mgpu.core.scheduler import Scheduler
 from mgpu.simulation.agenda import Agenda
 from tests.faults import promises, rest, timers
@@ -78,6 +79,8 @@ class World:
         self.outcomes: Counter[Outcome] = Counter()
         self.timers: dict[Timer, float] = {}
         self.draining = False
+        self.by_hand = NOTHING_ASKED
+        """What the broker's store has."""
         self.requests: set[str] = set()
         self._deaf_until = -math.inf
         self._ends_at = scenario.starts_at + FAULTS_LAST_S
@@ -107,14 +110,19 @@ class World:
 
     # Telling the scheduler
 
-    def post(self, make: Callable[[float], Event]) -> None:
-        """Let the scheduler handle an event now, or as soon as its process goes on."""
+    def post(self, make: Callable[[float], Event], *, insists: bool = False) -> None:
+        """Let the scheduler handle an event now, or as soon as its process goes on.
+
+        When that ends before it heard of it, who ``insists`` tells the next one.
+        """
         if self.now < self._deaf_until:
             epoch = self.machine.epoch
-            self.agenda.at(
-                self._deaf_until,
-                lambda: self.post(make) if epoch == self.machine.epoch else None,
-            )
+
+            def again() -> None:
+                if insists or epoch == self.machine.epoch:
+                    self.post(make, insists=insists)
+
+            self.agenda.at(self._deaf_until, again)
             return
         event = make(self.now)
         self.draining |= isinstance(event, DrainRequested)
@@ -136,7 +144,7 @@ class World:
         for effect in shown:
             self.note(f"    -> {effect}")
 
-    def _do(self, effect: Effect) -> None:  # noqa: C901 - one arm an effect
+    def _do(self, effect: Effect) -> None:  # noqa: C901, PLR0912 - one arm an effect
         match effect:
             case SetTimer(timer, at):
                 self._set_timer(timer, at)
@@ -159,6 +167,8 @@ class World:
                     self.agenda.after(0.02, lambda: self.watch.probe(consumer))
             case Answer(request):
                 self.requests.discard(request)
+            case Keep(by_hand):
+                self.by_hand = by_hand
             case Sample(fast):
                 self.watch.sample(fast=fast)
             case _:
@@ -206,10 +216,14 @@ class World:
         self._deaf_until = max(self._deaf_until, self.now + seconds)
 
     def start_again(self) -> None:
-        """A new broker knows nothing but how far the tokens have been given out."""
+        """A new broker knows how far the tokens were given out, and what people asked for.
+
+        Footprints are learned anew: none of them is measured (``footprint_mib: auto``).
+        """
         self.note("the broker starts again")
         self.machine.broker_died()
-        self.scheduler = Scheduler(self.scenario.policy, self.records.last_token + TOKEN_BLOCK)
+        first_token = self.records.last_token + TOKEN_BLOCK
+        self.scheduler = Scheduler(self.scenario.policy, first_token, kept=self.by_hand)
         self.state = self.scheduler.state
         self.records = self.records.of_next_broker()
         for record in (self.timers, self.visits, self.requests):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,7 @@ from mgpu.errors import StorageFull
 from mgpu.ports import Measurement
 from mgpu.store.fence import SqliteFenceStore
 from mgpu.store.measurements import MeasurementStore
-
-Open = Callable[..., MeasurementStore]
+from mgpu.store.writer import Writer
 
 
 @pytest.fixture
@@ -22,18 +22,15 @@ def path(tmp_path: Path) -> Iterator[Path]:
 
 
 def kept(path: Path, *rows: tuple[str, str, Measurement], fingerprint: str = "one") -> None:
-    store = MeasurementStore(path, {name: fingerprint for name, _, _ in rows})
-    for row in rows:
-        store.keep(*row)
-    store.close()
+    with closing(Writer(path)) as writer:
+        store = MeasurementStore(writer, {name: fingerprint for name, _, _ in rows})
+        for row in rows:
+            store.keep(*row)
 
 
 def loaded(path: Path, **fingerprints: str) -> dict[str, Measurement]:
-    store = MeasurementStore(path, fingerprints)
-    try:
-        return store.load()
-    finally:
-        store.close()
+    with closing(Writer(path)) as writer:
+        return MeasurementStore(writer, fingerprints).load()
 
 
 def test_what_was_kept_is_there_at_the_next_start(path: Path) -> None:
