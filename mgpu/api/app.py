@@ -20,6 +20,7 @@ from mgpu.api.routes import ROUTES, Routes
 from mgpu.api.spool import DiskBudget
 from mgpu.api.unanswered import UNANSWERED, Unanswered, unanswered_middleware
 from mgpu.config.model import Config
+from mgpu.config.openai import PATHS
 
 
 def reconfigure(app: web.Application, config: Config) -> None:
@@ -45,7 +46,7 @@ def make_app(deps: Deps) -> web.Application:
     app.on_cleanup.append(end_leaseholders)
     app.on_response_prepare.append(finish_headers)
     app.cleanup_ctx.append(keep_catalogue)
-    for path in openai.PATHS:
+    for path in PATHS:
         app.router.add_post(path, openai.by_model, expect_handler=expect_nothing_yet)
     for method, path, handler in (
         ("GET", "/", page.page),

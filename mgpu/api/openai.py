@@ -18,26 +18,6 @@ from mgpu.api.catalogue import CATALOGUE, Catalogue, Model
 from mgpu.api.modelname import ModelFinder
 from mgpu.api.routes import ROUTES, TARGET
 
-PATHS = (
-    "/v1/audio/speech",
-    "/v1/audio/transcriptions",
-    "/v1/audio/translations",
-    "/v1/chat/completions",
-    "/v1/classify",
-    "/v1/completions",
-    "/v1/embeddings",
-    "/v1/images/edits",
-    "/v1/images/generations",
-    "/v1/images/variations",
-    "/v1/messages",
-    "/v1/messages/count_tokens",
-    "/v1/moderations",
-    "/v1/rerank",
-    "/v1/responses",
-    "/v1/score",
-)
-"""OpenAI's own, and those that servers of its kind have besides: all name a ``model``."""
-
 
 def _unless_routed(handler: Handler) -> Handler:
     async def handle(request: web.Request) -> web.StreamResponse:

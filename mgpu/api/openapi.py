@@ -12,9 +12,9 @@ from aiohttp import web
 
 from mgpu import __version__
 from mgpu.api import headers as fields
-from mgpu.api import openai
 from mgpu.api.problems import CONTENT_TYPE
 from mgpu.api.routes import ROUTES
+from mgpu.config.openai import PATHS
 
 _METHODS = ("get", "post", "put", "patch", "delete")
 
@@ -170,7 +170,7 @@ _PATHS = {
     "/api/resume": _post("Go on after a pause", "Done"),
     "/v1/models": _get("Every model, as OpenAI lists them", "application/json"),
     "/v1/models/{model}": _get("One model", "application/json", parameters=[_MODEL]),
-    **{path: {"post": _job(_BY_MODEL)["post"]} for path in openai.PATHS},
+    **{path: {"post": _job(_BY_MODEL)["post"]} for path in PATHS},
     "/consumers/{name}": _job("A job at the consumer's root", _NAME),
     "/consumers/{name}/{path}": _job("The consumer's own HTTP and WebSocket", _NAME, _REST),
 }

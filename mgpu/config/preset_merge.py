@@ -72,7 +72,7 @@ def _fill_consumer(
 ) -> tuple[str, ...]:
     values = _parameters(consumer.get("parameters") or {}, found, (*path, "parameters"), report)
     given: list[str] = []
-    for key, value in found.preset.consumer.items():
+    for key, value in found.preset.filled_in.items():
         if any(name in found.preset.parameters.keys() - values.keys() for name in names_in(value)):
             continue  # it takes a parameter that was not given
         try:

@@ -20,6 +20,7 @@ from pydantic import Field, ValidationError, model_validator
 from mgpu.config import files
 from mgpu.config.messages import sentences
 from mgpu.config.model import CallPath, ConsumerConfig, JmesPath, Port, Section, UrlPath
+from mgpu.config.openai import PATHS
 from mgpu.config.placeholders import names_in
 from mgpu.config.problems import (
     InvalidConfig,
@@ -94,8 +95,19 @@ class Preset(Section):
     fingerprint: Fingerprint | None = None
     routes: dict[UrlPath, UrlPath] = Field(default_factory=dict)
     """Routes of the broker that make sense for it, each with the path at the service."""
+    asked_as: dict[str, str] = Field(default_factory=dict)
+    """Models that its clients ask for and that it does not name itself, each with who says so."""
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     consumer: Annotated[dict[str, Any], Field(min_length=1)]
+
+    @property
+    def filled_in(self) -> dict[str, Any]:
+        """``consumer``, where those of its routes that are OpenAI's are among its ``paths``."""
+        paths = self.consumer.get("paths", {})
+        routed = {path: own for path, own in self.routes.items() if path in PATHS}
+        if not routed or not isinstance(paths, dict):
+            return self.consumer
+        return {**self.consumer, "paths": routed | paths}
 
     @property
     def frees_vram(self) -> bool:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mgpu.api.openai import PATHS
+from mgpu.config.openai import PATHS
 from mgpu.config.presets import Found
 from mgpu.core.model import GpuReading
 from mgpu.discovery.survey import Service, Stranger, Survey

@@ -10,7 +10,7 @@ import pytest
 from aiohttp import web
 
 from mgpu.api.deps import Limits
-from mgpu.api.openai import PATHS
+from mgpu.config.openai import PATHS
 from tests.api.conftest import Sites
 
 

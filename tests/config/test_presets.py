@@ -11,6 +11,7 @@ import pytest
 from mgpu.config import presets
 from mgpu.config.load import load, read
 from mgpu.config.model import Config, ConsumerConfig
+from mgpu.config.openai import PATHS
 from mgpu.config.placeholders import names_in
 from mgpu.config.problems import InvalidConfig
 
@@ -83,6 +84,17 @@ def test_a_preset_is_not_recognised_by_what_it_must_not_be_asked(name: str, tmp_
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
+def test_it_is_known_for_which_models_openais_clients_ask_a_service(
+    name: str, tmp_path: Path
+) -> None:
+    preset = presets.find(name, tmp_path).preset
+    if any(path in PATHS for path in preset.routes):
+        assert "models" in preset.consumer or preset.asked_as
+    else:
+        assert not preset.asked_as
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
 def test_a_preset_tells_its_gotchas_and_its_port(name: str, tmp_path: Path) -> None:
     found = presets.find(name, tmp_path)
     text = found.path.read_text()
@@ -104,6 +116,24 @@ OWN = """\
       not_activity: [GET /a, GET /b]
       headers: {X-A: "1"}
 """
+
+
+def test_where_it_has_openais_paths_is_filled_in_from_its_routes(own: Own, loaded: Load) -> None:
+    own("""
+        service: Mine
+        routes: {/v1/audio/speech: /say, /v1/rerank: /rank, /v1/tts: /say}
+        consumer:
+          health: {path: /health}
+          paths: {/v1/rerank: /rerank, /v1/score: /score}
+    """)
+
+    consumer = loaded(f"{ALONE}        paths: {{/v1/score: /mine}}").consumers["a"]
+
+    assert consumer.paths == {
+        "/v1/audio/speech": "/say",
+        "/v1/rerank": "/rerank",
+        "/v1/score": "/mine",
+    }
 
 
 def test_a_preset_fills_in_what_the_user_did_not_say(own: Own, loaded: Load) -> None:

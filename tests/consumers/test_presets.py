@@ -10,6 +10,7 @@ import pytest
 
 from mgpu.consumers.completion import Completion
 from mgpu.consumers.http import HttpController
+from mgpu.consumers.models import served_models
 from mgpu.errors import Forbidden, UnloadFailed
 from mgpu.ports import Placement
 from tests.support.presets import Site, Start, built_in, configured
@@ -126,6 +127,42 @@ async def test_one_that_cannot_tell_is_not_asked(sites: Start, kind: type[Servic
     site = await sites(kind)
 
     assert (await site.controller.probe()).resident is None
+
+
+@names(having("models"))
+async def test_it_names_the_models_that_it_serves(
+    sites: Start, kind: type[Service], session: aiohttp.ClientSession
+) -> None:
+    site = await sites(kind)
+    site.service.put_in()
+    before = set(site.service.held)
+
+    assert set(await served_models(site.config, session) or ()) == set(kind.models_told)
+
+    assert site.service.held == before
+    assert site.service.changes == []
+    assert site.service.broken is None
+
+
+@names(having("models"))
+async def test_it_names_nothing_else_while_it_holds_nothing(
+    sites: Start, kind: type[Service], session: aiohttp.ClientSession
+) -> None:
+    site = await sites(kind)
+    site.service.held.clear()
+
+    named = await served_models(site.config, session)
+
+    assert named is not None
+    assert set(named) in ({*()}, {*kind.models_told})
+    assert not site.service.held, "asking loads nothing"
+
+
+@names(having("models"))
+async def test_asking_for_its_models_is_no_activity(sites: Start, kind: type[Service]) -> None:
+    site = await sites(kind)
+
+    assert not site.upstream.is_activity("GET", site.config.models.path)
 
 
 @names(having("busy"))

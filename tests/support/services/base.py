@@ -29,6 +29,8 @@ class Service:
     routes: ClassVar[dict[str, str]]
     begins_resident: ClassVar[bool] = False
     tells_resident: ClassVar[bool] = True
+    models_told: ClassVar[tuple[str, ...]] = ("m",)
+    """What it names where its preset asks for its models, while it holds something."""
     jobs: ClassVar[tuple[str, ...]] = ()
     """Requests that are work."""
     looks: ClassVar[tuple[str, ...]] = ()
@@ -115,6 +117,12 @@ class Service:
         response = await handler(request)
         self.settled.set()
         return response
+
+
+def listed(*names: str, owner: str = "user") -> dict[str, Any]:
+    """Models in OpenAI's shape."""
+    fields = {"object": "model", "created": 0, "owned_by": owner}
+    return {"object": "list", "data": [{"id": name, **fields} for name in names]}
 
 
 async def _page(page: Any, _: web.Request) -> web.Response:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from aiohttp import web
 
-from tests.support.services.base import BODY, LAG_S, Service, empty, metrics, ok
+from tests.support.services.base import BODY, LAG_S, Service, empty, listed, metrics, ok
 
 LLAMA_PAGE = (
     "GET /",
@@ -28,8 +28,9 @@ class Ollama(Service):
     preset = "ollama"
     pages: ClassVar = {
         "/": "Ollama is running",
-        "/v1/models": {"object": "list", "data": [{"id": "qwen3:8b"}, {"id": "llava"}]},
+        "/v1/models": listed("qwen3:8b", "llava", owner="library"),
     }
+    models_told = ("qwen3:8b", "llava")
     routes: ClassVar = {
         "GET /api/version": "version",
         "GET /api/ps": "ps",
@@ -94,6 +95,7 @@ class Ollama(Service):
 
 class LlamaRouter(Service):
     preset = "llama-cpp-router"
+    models_told = ("m", "other")
     pages: ClassVar = {
         # Settings of no model, so that its page finds what it looks for.
         "/props": {"role": "router", "default_generation_settings": {"params": None, "n_ctx": 0}},
@@ -102,6 +104,7 @@ class LlamaRouter(Service):
     routes: ClassVar = {
         "GET /health": "health",
         "GET /models": "models",
+        "GET /v1/models": "models",
         "POST /models/load": "load",
         "POST /models/unload": "unload",
     }
@@ -152,6 +155,7 @@ class LlamaRouter(Service):
 
 class LlamaServer(Service):
     preset = "llama-cpp"
+    pages: ClassVar = {"/v1/models": listed("m", owner="llamacpp")}
     begins_resident = True
     routes: ClassVar = {"GET /health": "health", "GET /props": "props", "GET /slots": "slots"}
     jobs = ("POST /v1/chat/completions", "GET /slots", "GET /metrics")
@@ -171,7 +175,7 @@ class LlamaServer(Service):
 
 class Vllm(Service):
     preset = "vllm"
-    pages: ClassVar = {"/v1/models": {"data": [{"id": "m", "owned_by": "vllm"}]}}
+    pages: ClassVar = {"/v1/models": listed("m", owner="vllm")}
     begins_resident = True
     routes: ClassVar = {
         "GET /health": "health",
@@ -218,7 +222,7 @@ class Vllm(Service):
 
 class SgLang(Service):
     preset = "sglang"
-    pages: ClassVar = {"/": "Ollama is running"}
+    pages: ClassVar = {"/": "Ollama is running", "/v1/models": listed("m", owner="sglang")}
     begins_resident = True
     routes: ClassVar = {
         "GET /model_info": "model_info",
@@ -269,6 +273,7 @@ class TabbyApi(Service):
         "GET /health": "health",
         "GET /props": "props",
         "GET /v1/model": "model",
+        "GET /v1/models": "models",
         "POST /v1/model/load": "load",
         "POST /v1/model/unload": "unload",
     }
@@ -288,6 +293,9 @@ class TabbyApi(Service):
         if self.held:
             return ok({"id": "m", "object": "model"})
         return ok({"detail": "No models are currently loaded."}, 503)
+
+    async def models(self, _: web.Request) -> web.Response:
+        return ok(listed(*self.held, owner="tabbyAPI"))  # to who has no admin key
 
     async def load(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -316,6 +324,7 @@ class KoboldCpp(Service):
         "GET /api/extra/version": "version",
         "GET /api/extra/perf": "perf",
         "GET /api/v1/model": "model",
+        "GET /v1/models": "models",
         "POST /api/admin/reload_config": "reload",
     }
     # It answers routes of others, too.
@@ -328,8 +337,8 @@ class KoboldCpp(Service):
         "/sdapi/v1/options": {"samples_format": "png", "sd_model_checkpoint": "m"},
         "/speakers_list": ["kobo"],
         "/system_stats": {"system": {"comfyui_version": "v0.3.4"}, "devices": []},
-        "/v1/models": {"object": "list", "data": [{"id": "m", "owned_by": "koboldcpp"}]},
     }
+    models_told = ("koboldcpp/m",)
     jobs = ("GET /noscript", "POST /api/v1/generate", "POST /v1/chat/completions")
     looks = (
         "GET /api/extra/perf",
@@ -361,6 +370,9 @@ class KoboldCpp(Service):
     async def model(self, _: web.Request) -> web.Response:
         return ok({"result": "koboldcpp/m" if self.held else "inactive"})
 
+    async def models(self, _: web.Request) -> web.Response:
+        return ok(listed("koboldcpp/m" if self.held else "inactive", owner="koboldcpp"))
+
     async def reload(self, request: web.Request) -> web.Response:
         key = request.headers.get("Authorization", "")
         if self.password is not None and key != f"Bearer {self.password}":
@@ -387,6 +399,7 @@ class TextGenerationWebUi(Service):
     routes: ClassVar = {
         "GET /v1/internal/health": "health",
         "GET /v1/internal/model/info": "info",
+        "GET /v1/models": "models",
         "POST /v1/internal/model/load": "load",
         "POST /v1/internal/model/unload": "unload",
     }
@@ -399,6 +412,9 @@ class TextGenerationWebUi(Service):
 
     async def info(self, _: web.Request) -> web.Response:
         return ok({"model_name": "m" if self.held else "None", "lora_names": []})
+
+    async def models(self, _: web.Request) -> web.Response:
+        return ok(listed(*self.held))
 
     async def load(self, request: web.Request) -> web.Response:
         if request[BODY]["model_name"] == "broken":

@@ -7,13 +7,17 @@ from typing import ClassVar
 
 from aiohttp import web
 
-from tests.support.services.base import BODY, LAG_S, Service, empty, ok
+from tests.support.services.base import BODY, LAG_S, Service, empty, listed, ok
 
 
 class LlamaSwap(Service):
     preset = "llama-swap"
     # It lists its models as a router of llama.cpp's does.
-    pages: ClassVar = {"/models": {"data": [{"id": "m", "status": {"value": "unloaded"}}]}}
+    pages: ClassVar = {
+        path: {"object": "list", "data": [{"id": "org/m", "status": {"value": "unloaded"}}]}
+        for path in ("/models", "/v1/models")
+    }
+    models_told = ("org/m",)
     parameters: ClassVar = {"model": "org/m"}
     routes: ClassVar = {
         "GET /health": "health",
@@ -50,7 +54,10 @@ class LlamaSwap(Service):
 
 class LocalAi(Service):
     preset = "localai"
-    pages: ClassVar = {"/": "Ollama is running"}
+    pages: ClassVar = {
+        "/": "Ollama is running",
+        "/v1/models": {"object": "list", "data": [{"id": "m", "object": "model"}]},
+    }
     parameters: ClassVar = {"model": "m"}
     routes: ClassVar = {
         "GET /readyz": "readyz",
@@ -82,6 +89,8 @@ class LocalAi(Service):
 
 class LmStudio(Service):
     preset = "lm-studio"
+    pages: ClassVar = {"/v1/models": listed("m", "other", owner="organization_owner")}
+    models_told = ("m", "other")
     parameters: ClassVar = {"model": "m"}
     routes: ClassVar = {
         "GET /api/v1/models": "models",
@@ -111,7 +120,12 @@ class LmStudio(Service):
 
 class Lemonade(Service):
     preset = "lemonade"
-    pages: ClassVar = {"/api/ps": {"models": []}, "/api/version": {"version": "0.16.1"}}
+    pages: ClassVar = {
+        "/api/ps": {"models": []},
+        "/api/v1/models": listed("m", "other", owner="lemonade"),
+        "/api/version": {"version": "0.16.1"},
+    }
+    models_told = ("m", "other")
     parameters: ClassVar = {"model": "m"}
     routes: ClassVar = {
         "GET /live": "live",
@@ -155,8 +169,9 @@ class DockerModelRunner(Service):
     pages: ClassVar = {
         "/": "Docker Model Runner is running",
         "/api/version": {"version": "0.1.0"},
-        "/engines/v1/models": {"object": "list", "data": [{"id": "ai/smollm2"}]},
+        "/engines/v1/models": listed("ai/smollm2", owner="docker"),
     }
+    models_told = ("ai/smollm2",)
     routes: ClassVar = {"GET /engines/ps": "ps", "POST /engines/unload": "unload"}
     jobs = ("POST /engines/v1/chat/completions", "POST /v1/chat/completions", "POST /api/chat")
     looks = ("GET /engines/ps", "POST /models/create", "GET /metrics")

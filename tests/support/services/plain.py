@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 from aiohttp import web
 
-from tests.support.services.base import Service, ok
+from tests.support.services.base import Service, listed, ok
 
 
 class Plain(Service):
@@ -39,7 +39,9 @@ class ChatterboxApi(Plain):
         "/openapi.json": {"paths": {"/audio/speech": {}, "/audio/speech/long": {}}},
         "/languages": {"languages": [{"code": "en"}], "count": 1, "model_type": "standard"},
         "/ping": {"status": "ok", "message": "Server is running"},
+        "/v1/models": listed("chatterbox-tts-1", owner="resemble-ai"),
     }
+    models_told = ("chatterbox-tts-1",)
     routes: ClassVar = {"GET /health": "health", "GET /status/progress": "progress"}
     jobs = ("POST /v1/audio/speech", "POST /audio/speech/long")
     looks = ("GET /status", "GET /v1/audio/speech/long/1/sse", "GET /voices")
@@ -83,7 +85,7 @@ class LlamaCppPython(Plain):
     preset = "llama-cpp-python"
     pages: ClassVar = {
         "/openapi.json": {"paths": {"/v1/completions": {}, "/extras/tokenize/count": {}}},
-        "/v1/models": {"object": "list", "data": [{"id": "m", "owned_by": "me"}]},
+        "/v1/models": listed("m", owner="me"),
     }
     jobs = ("POST /v1/chat/completions",)
     looks = ("GET /v1/models", "POST /extras/tokenize")
@@ -96,8 +98,9 @@ class OpenedAiSpeech(Plain):
             "paths": {"/v1/dashboard/billing/usage": {}, "/v1/audio/speech": {}, "/health": {}}
         },
         "/health": {"status": "ok"},
-        "/v1/models": {"object": "list", "data": [{"id": "tts-1"}, {"id": "tts-1-hd"}]},
+        "/v1/models": listed("tts-1-hd", "tts-1"),
     }
+    models_told = ("tts-1", "tts-1-hd")
     jobs = ("POST /v1/audio/speech",)
     looks = ("GET /v1/models/tts-1", "HEAD /")
 
@@ -111,6 +114,7 @@ class SdServer(Plain):
         "/v1/models": {"data": [{"id": "sd-cpp-local", "object": "model", "owned_by": "local"}]},
         "/sdapi/v1/options": {"samples_format": "png", "sd_model_checkpoint": "m"},
     }
+    models_told = ("sd-cpp-local",)
     routes: ClassVar = {
         "POST /sdcpp/v1/img_gen": "generate",
         "GET /sdcpp/v1/jobs/{id}": "job",
@@ -144,12 +148,14 @@ class Tei(Plain):
     pages: ClassVar = {
         "/health": "",
         "/info": {
-            "model_id": "thenlper/gte-base",
+            "model_id": "/data/gte-base",
+            "served_model_name": "thenlper/gte-base",
             "model_type": {"embedding": {"pooling": "cls"}},
             "max_client_batch_size": 32,
             "tokenization_workers": 4,
         },
     }
+    models_told = ("thenlper/gte-base",)
     routes: ClassVar = {"GET /metrics": "metrics"}
     jobs = ("POST /embed", "POST /v1/embeddings", "POST /")
     looks = ("GET /info", "GET /", "POST /tokenize")
@@ -169,7 +175,9 @@ class Tgi(Plain):
             "max_client_batch_size": 32,
             "router": "text-generation-router",
         },
+        "/v1/models": listed("bigscience/blomm-560m", owner="bigscience/blomm-560m"),
     }
+    models_told = ("bigscience/blomm-560m",)
     routes: ClassVar = {"GET /metrics": "metrics"}
     jobs = ("POST /generate_stream", "POST /v1/chat/completions")
     looks = ("GET /info", "GET /v1/models", "POST /tokenize")

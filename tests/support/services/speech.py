@@ -6,12 +6,16 @@ from typing import ClassVar
 
 from aiohttp import web
 
-from tests.support.services.base import Service, empty, ok
+from tests.support.services.base import Service, empty, listed, ok
 
 
 class Speaches(Service):
     preset = "speaches"
-    pages: ClassVar = {"/openapi.json": {"paths": {"/api/ps": {}, "/api/ps/{model_id}": {}}}}
+    pages: ClassVar = {
+        "/openapi.json": {"paths": {"/api/ps": {}, "/api/ps/{model_id}": {}}},
+        "/v1/models": listed("Systran/faster-whisper-small", "speaches-ai/Kokoro-82M-v1.0-ONNX"),
+    }
+    models_told = ("Systran/faster-whisper-small", "speaches-ai/Kokoro-82M-v1.0-ONNX")
     parameters: ClassVar = {"model": "Systran/faster-whisper-small"}
     routes: ClassVar = {
         "GET /health": "health",
@@ -58,7 +62,11 @@ class Speaches(Service):
 
 class Kokoro(Service):
     preset = "kokoro-fastapi"
-    pages: ClassVar = {"/openapi.json": {"paths": {"/dev/captioned_speech": {}, "/dev/unload": {}}}}
+    pages: ClassVar = {
+        "/openapi.json": {"paths": {"/dev/captioned_speech": {}, "/dev/unload": {}}},
+        "/v1/models": listed("tts-1", "tts-1-hd", "kokoro", "gpt-4o-mini-tts", owner="kokoro"),
+    }
+    models_told = ("tts-1", "tts-1-hd", "kokoro", "gpt-4o-mini-tts")
     tells_resident = False
     routes: ClassVar = {"GET /health": "health", "POST /dev/unload": "unload"}
     jobs = ("POST /v1/audio/speech",)
