@@ -3,11 +3,12 @@
 Those that have ``consumers.NAME.models`` are asked every few seconds while they are well, and once
 more when a model is wanted that nobody has told of. What one has told stands until it tells
 something else, since a consumer that was stopped to make room still serves its models: its next
-job starts it.
+job starts it. An empty list is no word either: some name only what they have loaded.
 
 A configured name wins over what is told. A name that two consumers tell belongs to nobody until
 the configuration says to whom. Where a name is not known, that name with the tag ``latest`` is
-meant, as ollama's clients are used to.
+meant, as ollama's clients are used to. A job whose model nobody knows goes to the only consumer
+that has its path and of which no models are known: whether it has that one, it will say itself.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 
 import structlog
@@ -23,6 +24,7 @@ from aiohttp import web
 
 from mgpu.api.deps import DEPS, Deps
 from mgpu.api.routes import did_you_mean
+from mgpu.config import openai
 from mgpu.config.model import Config, ConsumerConfig
 from mgpu.consumers.models import served_models
 from mgpu.errors import UnknownModel
@@ -58,6 +60,7 @@ class Catalogue:
     def configure(self, config: Config) -> None:
         """Serve the models of this configuration; what consumers told by another way is dropped."""
         self._configured = config.models
+        self._consumers = config.consumers
         telling = {n: c for n, c in config.consumers.items() if c.models is not None}
         for name, before in self._telling.items():
             if name not in telling or telling[name].models != before.models:
@@ -93,10 +96,11 @@ class Catalogue:
                 return Model(known, consumers[0]) if len(consumers) == 1 else None
         return None
 
-    async def wanted(self, name: str) -> Model:
+    async def wanted(self, name: str, path: str | None = None) -> Model:
         """The model of this name, asking the consumers again where it is not known yet.
 
-        Raises ``errors.UnknownModel`` that names the nearest.
+        ``path``: OpenAI's, for a job there. Raises ``errors.UnknownModel`` that names the nearest,
+        and the consumers whose models are not known.
         """
         if self.find(name) is None:
             await self.refresh(_AGAIN_S)
@@ -107,8 +111,10 @@ class Catalogue:
         for known in _readings(name):
             if known in tellers:
                 raise UnknownModel(_conflict(known, tellers[known]))
-        hint = did_you_mean(name, [model.name for model in self.models()])
-        raise UnknownModel(f"No consumer serves the model {name!r}.{hint}")
+        silent = () if path is None else self._silent(path)
+        if len(silent) == 1:
+            return Model(name, silent[0])
+        raise UnknownModel(self._unknown(name, path, silent))
 
     async def refresh(self, older_than_s: float) -> None:
         """Ask those that are well and have not been asked for so long; within 2 s."""
@@ -138,12 +144,40 @@ class Catalogue:
         current = self._telling.get(consumer)
         if current is None or current.models != asked.models:
             return
-        if names is None or names == self._told.get(consumer):
+        if not names or names == self._told.get(consumer):
             return
         self._told[consumer] = names
         log.info("models", consumer=consumer, count=len(names))
         for problem in self.problems():
             log.warning("model conflict", problem=problem)
+
+    def _silent(self, path: str) -> tuple[str, ...]:
+        """Who has this path, and could serve any model there, for all that is known."""
+        return tuple(
+            name
+            for name, consumer in self._consumers.items()
+            if openai.serves(consumer, path)
+            and (consumer.models is None or (name not in self._told and self._may_yet_tell(name)))
+        )
+
+    def _may_yet_tell(self, consumer: str) -> bool:
+        """Whether a job would find it there."""
+        views = self._deps.broker.snapshot().consumers
+        is_well = consumer in views and views[consumer].healthy
+        return is_well or self._consumers[consumer].is_supervised
+
+    def _unknown(self, name: str, path: str | None, silent: Collection[str]) -> str:
+        hint = did_you_mean(name, [model.name for model in self.models()])
+        text = f"No consumer serves the model {name!r}.{hint}"
+        if silent:
+            text += (
+                f" {path} is served by {_and(silent)}, whose models are not known: "
+                "say whose it is in models."
+            )
+        unheard = [each for each in self._telling if each not in self._told and each not in silent]
+        if unheard:
+            text += f" {_and(unheard)} could not be asked yet."
+        return text
 
     def _tellers(self) -> dict[str, list[str]]:
         tellers: dict[str, list[str]] = {}
@@ -159,7 +193,12 @@ def _readings(name: str) -> tuple[str, str]:
 
 
 def _conflict(name: str, consumers: list[str]) -> str:
-    return f"The model {name!r} is served by {' and '.join(consumers)}: say whose it is in models."
+    return f"The model {name!r} is served by {_and(consumers)}: say whose it is in models."
+
+
+def _and(names: Collection[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 CATALOGUE = web.AppKey("catalogue", Catalogue)

@@ -1,5 +1,7 @@
 """``POST /v1/images/generations`` in OpenAI's shape, for a model that is a workflow of the user's.
 
+A consumer that has workflows has nothing else of OpenAI's, save for what is in its ``paths``.
+
 Each of the ``n`` images is one run of the workflow, all of them one job; a workflow with a place
 called ``n`` makes them in one run. ``prompt``, and ``width`` and ``height`` by ``size``, go into
 the places of these names; so does any other field that has a place, such as ``seed``. What OpenAI
@@ -22,10 +24,10 @@ from aiohttp import web
 from mgpu.api.deps import DEPS
 from mgpu.api.leaseholder import Leaseholder
 from mgpu.api.routes import Upstream
+from mgpu.config.openai import IMAGES
 from mgpu.config.workflow import Workflow
-from mgpu.errors import BadRequest, ConsumerFailed
+from mgpu.errors import BadRequest, ConsumerFailed, UnknownModel, UnknownRoute
 
-PATH = "/v1/images/generations"
 MAX_IMAGES = 10
 _SIZE = re.compile(r"([1-9][0-9]{0,5})x([1-9][0-9]{0,5})")
 _AUTO = "auto"
@@ -45,12 +47,23 @@ _IGNORED = frozenset(
 _MIB = 1 << 20
 
 
-def workflow_for(upstream: Upstream, model: str) -> Workflow | None:
-    """The workflow that a model of this consumer is: the one of its name, or the only one."""
+def workflow_for(upstream: Upstream, path: str, model: str) -> Workflow | None:
+    """The workflow that a model of this consumer is: the one of its name, or the only one.
+
+    None: it is one of a consumer that has this path of OpenAI's itself. Raises ``UnknownModel`` or
+    ``UnknownRoute`` with the workflows there are, where nobody would have an answer.
+    """
     workflows = upstream.workflows
-    if model in workflows or len(workflows) != 1:
-        return workflows.get(model)
-    return next(iter(workflows.values()))
+    if path == IMAGES and model in workflows:
+        return workflows[model]
+    if path == IMAGES and len(workflows) == 1:
+        return next(iter(workflows.values()))
+    if not workflows or upstream.has(path):
+        return None
+    there_are = f"{'workflow' if len(workflows) == 1 else 'workflows'} {', '.join(workflows)}"
+    if path == IMAGES:
+        raise UnknownModel(f"{upstream.name} has no workflow {model!r}, but the {there_are}.")
+    raise UnknownRoute(f"{upstream.name} has no {path}: its {there_are} can be had at {IMAGES}.")
 
 
 async def generate(

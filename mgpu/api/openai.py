@@ -35,14 +35,14 @@ async def by_model(request: web.Request) -> web.StreamResponse:
     target, routes = request[TARGET], request.app[ROUTES]
     finder = ModelFinder(request)
     async with forward.receive(request, finder) as body:
-        model = await request.app[CATALOGUE].wanted(await finder.name())
+        path = target.below(0)
+        model = await request.app[CATALOGUE].wanted(await finder.name(), path)
         upstream = routes.upstream(model.consumer)
-        if target.below(0) == images.PATH:
-            workflow = images.workflow_for(upstream, model.name)
-            if workflow is not None:
-                document = await json_object(body)
-                return await images.generate(request, upstream, workflow, document)
-        url = upstream.openai_url(target.below(0), target.query)
+        workflow = images.workflow_for(upstream, path, model.name)
+        if workflow is not None:
+            document = await json_object(body)
+            return await images.generate(request, upstream, workflow, document)
+        url = upstream.openai_url(path, target.query)
         return await forward.run(request, upstream, url, body)
 
 

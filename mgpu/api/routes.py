@@ -66,6 +66,10 @@ class Upstream:
             encoded=True,
         )
 
+    def has(self, path: str) -> bool:
+        """Whether the configuration says that it has this path of OpenAI's itself."""
+        return path in self._paths
+
     def openai_url(self, path: str, query: str) -> URL:
         """Where this consumer has one of OpenAI's routes: there too, unless configured."""
         return self.url(URL.build(path=self._paths.get(path, path)).raw_path, query)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from mgpu.config.model import ConsumerConfig
+
+IMAGES = "/v1/images/generations"
 PATHS = (
     "/v1/audio/speech",
     "/v1/audio/transcriptions",
@@ -11,7 +14,7 @@ PATHS = (
     "/v1/completions",
     "/v1/embeddings",
     "/v1/images/edits",
-    "/v1/images/generations",
+    IMAGES,
     "/v1/images/variations",
     "/v1/messages",
     "/v1/messages/count_tokens",
@@ -21,3 +24,8 @@ PATHS = (
     "/v1/score",
 )
 """OpenAI's own, and those that servers of its kind have besides: all name a ``model``."""
+
+
+def serves(consumer: ConsumerConfig, path: str) -> bool:
+    """Whether the configuration says that it has this path of OpenAI's, or is made to."""
+    return path in consumer.paths or (path == IMAGES and bool(consumer.workflows))

@@ -236,3 +236,78 @@ async def test_what_is_told_under_an_older_configuration_is_not_believed(sites: 
     told.set()
     assert "late" in await refused(site, "late")
     assert await listed(site) == []
+
+
+async def test_an_empty_list_takes_nothing_back(sites: Sites) -> None:
+    chat = Teller("loaded")
+    site = await sites.broker(others={"chat": await chat.section(sites)})
+    await until_listed(site, "loaded")
+
+    chat.names = []
+    await chat.was_asked(chat.asked + 3)
+
+    assert await listed(site) == ["loaded"]
+
+
+PATH = "/v1/responses"
+"""What ``served_by`` and ``refused`` ask for."""
+HAS_IT = {PATH: PATH}
+
+
+async def test_an_unknown_model_is_that_of_the_only_one_whose_models_are_not_known(
+    sites: Sites,
+) -> None:
+    chat, mute = Teller("small"), Teller()
+    site = await sites.broker(
+        others={
+            "chat": {**await chat.section(sites), "paths": HAS_IT},
+            "mute": {"url": await sites.upstream(mute.answer), "paths": HAS_IT},
+            "elsewhere": {"url": "http://127.0.0.1:9", "paths": {"/v1/rerank": "/rerank"}},
+        }
+    )
+
+    assert await served_by(site, "anything") == "mute"
+    assert await served_by(site, "small") == "chat"
+    async with site.client.get(site.url("/v1/models/anything")) as response:
+        assert response.status == 404
+
+
+async def test_of_several_whose_models_are_not_known_none_is_chosen(sites: Sites) -> None:
+    mute = {"url": "http://127.0.0.1:9", "paths": HAS_IT}
+    site = await sites.broker(others={"one": mute, "two": mute}, models={"voice": "one"})
+
+    assert await refused(site, "voicee") == (
+        "No consumer serves the model 'voicee'. Did you mean 'voice'? /v1/responses is served by "
+        "one and two, whose models are not known: say whose it is in models."
+    )
+
+
+async def test_one_that_has_not_told_yet_is_tried_where_a_job_would_find_it(sites: Sites) -> None:
+    chat = Teller()  # it names what is loaded, and nothing is
+    site = await sites.broker(others={"chat": {**await chat.section(sites), "paths": HAS_IT}})
+    assert await served_by(site, "first") == "chat"
+
+    chat.names = ["first"]
+    await until_listed(site, "first")
+    assert await refused(site, "second") == "No consumer serves the model 'second'."
+
+
+async def test_one_that_the_broker_can_start_is_tried_before_it_has_told(sites: Sites) -> None:
+    chat = Teller()
+    section = {**await chat.section(sites), "paths": HAS_IT, "systemd_unit": "chat.service"}
+    site = await sites.broker(others={"chat": section})
+    site.broker.unwell = frozenset({"chat"})
+
+    assert await served_by(site, "first") == "chat"
+
+
+async def test_one_that_could_not_be_asked_and_that_nobody_can_start_is_named(
+    sites: Sites,
+) -> None:
+    chat = {"url": "http://127.0.0.1:9", "models": {}, "paths": HAS_IT}
+    site = await sites.broker(others={"chat": chat})
+    site.broker.unwell = frozenset({"chat"})
+
+    assert await refused(site, "first") == (
+        "No consumer serves the model 'first'. chat could not be asked yet."
+    )

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from tests.api.conftest import Site, Sites
@@ -171,6 +172,72 @@ async def test_the_only_workflow_is_any_model_of_its_consumer(
     site = await site_of(sites, comfyui, tmp_path, models=("flux",))
     assert (await made(site, model="flux"))[0] == 200
     assert len(comfyui.prompts) == 1
+
+
+async def two_workflows(
+    sites: Sites, comfyui: StandinComfyUI, folder: Path, **consumer: Any
+) -> Site:
+    """A consumer that has them, and that every model belongs to which nobody else tells of."""
+    file = folder / "workflow.json"
+    file.write_text(json.dumps(picture()))
+    workflow = {"file": file, "places": PLACES}
+    workflows = {"day": workflow, "night": workflow}
+    return await sites.broker(
+        comfyui.url,
+        consumer={"completion": completion(), "workflows": workflows, **consumer},
+        models={"flux": "tts"},
+    )
+
+
+@pytest.mark.parametrize("model", ["flux", "dall-e-3"])
+async def test_a_model_that_is_none_of_several_workflows_is_told_which_there_are(
+    sites: Sites, comfyui: StandinComfyUI, tmp_path: Path, model: str
+) -> None:
+    site = await two_workflows(sites, comfyui, tmp_path)
+
+    status, problem = await made(site, model=model)
+
+    assert (status, problem["type"]) == (404, "urn:mgpu:unknown-model")
+    said = f"tts has no workflow {model!r}, but the workflows day, night."
+    assert problem["detail"] == problem["error"]["message"] == said
+    assert not site.broker.asked
+
+
+async def test_a_workflow_is_found_by_its_name_alone(
+    sites: Sites, comfyui: StandinComfyUI, tmp_path: Path
+) -> None:
+    site = await two_workflows(sites, comfyui, tmp_path)
+
+    assert (await made(site, model="night", seed=1))[0] == 200
+
+
+async def test_what_no_workflow_does_is_told_where_they_can_be_had(
+    sites: Sites, comfyui: StandinComfyUI, tmp_path: Path
+) -> None:
+    site = await two_workflows(sites, comfyui, tmp_path)
+    form = aiohttp.FormData({"model": "flux", "prompt": "a cat"})
+    form.add_field("image", b"x", filename="a.png")
+
+    async with site.client.post(site.url("/v1/images/edits"), data=form) as response:
+        problem = await response.json(content_type=None)
+
+    assert (response.status, problem["type"]) == (404, "urn:mgpu:unknown-route")
+    assert problem["error"]["message"] == (
+        "tts has no /v1/images/edits: its workflows day, night can be had at "
+        "/v1/images/generations."
+    )
+    assert not site.broker.asked
+
+
+async def test_a_path_that_it_has_besides_its_workflows_is_passed_on(
+    sites: Sites, comfyui: StandinComfyUI, tmp_path: Path
+) -> None:
+    site = await two_workflows(sites, comfyui, tmp_path, paths={PATH: "/nowhere"})
+
+    async with site.client.post(site.url(PATH), json={"model": "flux"}) as response:
+        assert response.status == 404
+        assert response.headers["X-MGPU-Consumer"] == "tts"
+        assert response.content_type != "application/problem+json"
 
 
 async def test_the_consumers_own_refusal_passes_unchanged(site: Site) -> None:
