@@ -26,7 +26,7 @@ from mgpu.api.unanswered import UNANSWERED
 from mgpu.broker.clock import MonotonicClock
 from mgpu.broker.effects import Observed
 from mgpu.broker.service import Broker
-from mgpu.config.fingerprint import fingerprints
+from mgpu.config.fingerprint import fingerprints, fingerprints_of_models
 from mgpu.config.keys import api_keys, secrets_of_environment
 from mgpu.config.model import Config, ConsumerConfig
 from mgpu.config.policy import policy
@@ -41,6 +41,7 @@ from mgpu.simulation.recorder import TraceRecorder
 from mgpu.store.by_hand import ByHandStore
 from mgpu.store.fence import SqliteFenceStore, database_path
 from mgpu.store.measurements import MeasurementStore
+from mgpu.store.models import ModelStore
 from mgpu.store.writer import Writer
 from mgpu.telemetry import logs
 from mgpu.telemetry.facts import log_fact
@@ -68,6 +69,7 @@ class Running:
     world: World
     metrics: Metrics
     measurements: MeasurementStore
+    models: ModelStore
     recorder: TraceRecorder | None
 
     def reconfigure(self, config: Config) -> None:
@@ -87,6 +89,7 @@ class Running:
         logs.configure(secrets=secrets(config))
         self.world.configure(config, controllers)
         self.measurements.configure(fingerprints(config))
+        self.models.configure(fingerprints_of_models(config))
         self.metrics.configure(config.consumers)
         self.broker.reconfigure(rules, controllers)
         if self.recorder is not None:
@@ -132,6 +135,7 @@ async def _build(
     stack.callback(writer.close)
     clock = MonotonicClock()
     measurements = MeasurementStore(writer, fingerprints(config))
+    models = ModelStore(writer, fingerprints_of_models(config))
     by_hand = ByHandStore(writer, clock)
 
     def places(name: str) -> Sequence[Placement]:
@@ -181,6 +185,8 @@ async def _build(
             registry=registry,
             api_keys=api_keys(config),
             feed=feed,
+            told_models=models.load(),
+            keep_models=models.keep,
         )
     )
     server, ports = await _listen(stack, app, config)
@@ -195,6 +201,7 @@ async def _build(
         world=world,
         metrics=metrics,
         measurements=measurements,
+        models=models,
         recorder=recorder,
     )
 

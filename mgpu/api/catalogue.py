@@ -2,8 +2,9 @@
 
 Those that have ``consumers.NAME.models`` are asked every few seconds while they are well, and once
 more when a model is wanted that nobody has told of. What one has told stands until it tells
-something else, since a consumer that was stopped to make room still serves its models: its next
-job starts it. An empty list is no word either: some name only what they have loaded.
+something else, also over restarts of the broker, since a consumer that was stopped to make room
+still serves its models: its next job starts it. An empty list is no word either: some name only
+what they have loaded.
 
 A configured name wins over what is told. A name that two consumers tell belongs to nobody until
 the configuration says to whom. Where a name is not known, that name with the tag ``latest`` is
@@ -51,7 +52,7 @@ class Catalogue:
     def __init__(self, deps: Deps) -> None:
         self.began_at = int(time.time())
         self._deps = deps
-        self._told: dict[str, tuple[str, ...]] = {}
+        self._told = dict(deps.told_models)
         self._asked_at: dict[str, float] = {}
         self._asking = asyncio.Lock()
         self._telling: dict[str, ConsumerConfig] = {}
@@ -147,6 +148,7 @@ class Catalogue:
         if not names or names == self._told.get(consumer):
             return
         self._told[consumer] = names
+        self._deps.keep_models(consumer, names)
         log.info("models", consumer=consumer, count=len(names))
         for problem in self.problems():
             log.warning("model conflict", problem=problem)

@@ -6,6 +6,7 @@ dictionaries.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -127,6 +128,10 @@ class Deps:
     limits: Limits = Limits()
     feed: Feed = field(default_factory=Feed)
     """Where what happens is told."""
+    told_models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """What each consumer told of its models before this start."""
+    keep_models: Callable[[str, tuple[str, ...]], None] = lambda _consumer, _names: None
+    """Keeps what one tells over restarts; returns at once."""
 
 
 DEPS = web.AppKey("deps", Deps)

@@ -1,22 +1,33 @@
-"""What makes a consumer the one that was measured."""
+"""What makes a consumer the one that was measured, and the one that told of its models."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 
 from mgpu.config.model import Config, ConsumerConfig
 
 _KEYS = ("url", "gpus", "load", "systemd_unit", "systemd_scope", "preset", "container", "command")
 """With another one of these it is another program, or the same with other weights."""
+_OF_MODELS = (*(key for key in _KEYS if key != "gpus"), "models")
 
 
 def fingerprints(config: Config) -> dict[str, str]:
     """One for each consumer, which changes when what was measured of it says nothing any more."""
-    return {name: _fingerprint(consumer) for name, consumer in config.consumers.items()}
+    return {name: _fingerprint(consumer, _KEYS) for name, consumer in config.consumers.items()}
 
 
-def _fingerprint(consumer: ConsumerConfig) -> str:
+def fingerprints_of_models(config: Config) -> dict[str, str]:
+    """The same of what consumers told of their models, for each that can be asked."""
+    return {
+        name: _fingerprint(consumer, _OF_MODELS)
+        for name, consumer in config.consumers.items()
+        if consumer.models is not None
+    }
+
+
+def _fingerprint(consumer: ConsumerConfig, keys: Iterable[str]) -> str:
     # Headers may hold a secret, and say nothing about what is loaded.
     kept = {"load": {"headers", "timeout_s", "ok"}}
-    text = consumer.model_dump_json(include=set(_KEYS), exclude=kept)
+    text = consumer.model_dump_json(include=set(keys), exclude=kept)
     return hashlib.sha256(text.encode()).hexdigest()
