@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sized
+from collections.abc import Iterator, Mapping, Sized
 from pathlib import Path
 
 import typer
@@ -13,6 +13,7 @@ from mgpu.cli import output
 from mgpu.cli.options import DEFAULT_CONFIG, ConfigFile
 from mgpu.config.load import read
 from mgpu.config.model import CallConfig, Config, ConsumerConfig
+from mgpu.config.openai import PATHS
 from mgpu.config.preset_merge import Filled
 from mgpu.config.problems import InvalidConfig
 
@@ -42,7 +43,30 @@ def _summarise(path: Path, config: Config, filled: Mapping[str, Filled]) -> None
         console.print(_routes(config))
     for name, each in filled.items():
         _explain(name, config.consumers[name], each)
+    for doubt in _doubts(config):
+        output.say(doubt, "yellow")
     output.say(f"Next: mgpu serve -c {path}")
+
+
+def _doubts(config: Config) -> Iterator[str]:
+    """What leads to OpenAI's routes of a consumer that has none, as far as is known."""
+    for model, name in config.models.items():
+        consumer = config.consumers[name]
+        if not _lacks_openais(consumer):
+            continue
+        if not consumer.workflows:
+            yield f"models.{model}: {name} has none of OpenAI's routes that its preset knows of"
+        elif len(consumer.workflows) > 1 and model not in consumer.workflows:
+            there_are = ", ".join(consumer.workflows)
+            yield f"models.{model}: {name} has no workflow of that name, but {there_are}"
+    for path, route in config.routes.items():
+        lacks = _lacks_openais(config.consumers[route.consumer])
+        if lacks and route.path in PATHS and route.workflow is None:
+            yield f"routes.{path}: {route.consumer} has no {route.path} that is known of"
+
+
+def _lacks_openais(consumer: ConsumerConfig) -> bool:
+    return not consumer.paths and (consumer.preset is not None or bool(consumer.workflows))
 
 
 def _explain(name: str, consumer: ConsumerConfig, filled: Filled) -> None:

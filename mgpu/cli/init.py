@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,7 +20,7 @@ from mgpu.cli import output
 from mgpu.cli.options import DEFAULT_CONFIG
 from mgpu.config import presets
 from mgpu.config.load import load
-from mgpu.config.problems import InvalidConfig
+from mgpu.config.problems import InvalidConfig, Problem
 from mgpu.consumers.container import socket_path
 from mgpu.core.model import GpuReading
 from mgpu.discovery.homes import Home
@@ -65,16 +66,20 @@ def init(
     _say_others(found)
     if not yes and sys.stdin.isatty() and sys.stdout.isatty():
         typer.confirm(f"Write {config}?", default=True, abort=True)
-    write(config, proposal.text(), force=force)
+    unfinished = write(config, proposal.text(), force=force)
     output.say(f"wrote {config}")
-    output.say(f"Next: look through it, then mgpu check -c {config} and mgpu serve -c {config}")
+    for problem in unfinished:
+        output.say(f"To be filled in: {problem}", "yellow")
+    first = "fill that in" if unfinished else "look through it"
+    output.say(f"Next: {first}, then mgpu check -c {config} and mgpu serve -c {config}")
 
 
-def write(path: Path, text: str, *, force: bool) -> None:
+def write(path: Path, text: str, *, force: bool) -> tuple[Problem, ...]:
     """Put a valid configuration into place at once, or leave everything as it was.
 
-    Raises ``ConfigError`` when it cannot be written, is not valid, or when there is a file that was
-    not to be replaced.
+    Returns what is still to be filled in: until then, it is not valid. Raises ``ConfigError`` when
+    it cannot be written, is not valid in any other way, or when there is a file that was not to be
+    replaced.
     """
     try:
         handle, name = tempfile.mkstemp(".yaml", f".{path.stem}-", path.parent)
@@ -82,7 +87,7 @@ def write(path: Path, text: str, *, force: bool) -> None:
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
-            load(temporary)
+            unfinished = _unfinished(temporary)
             temporary.chmod(0o644)
             if force:
                 temporary.replace(path)
@@ -95,6 +100,18 @@ def write(path: Path, text: str, *, force: bool) -> None:
         raise
     except OSError as error:
         raise ConfigError(f"{path}: cannot be written: {error.strerror}") from error
+    return tuple(replace(problem, file=str(path)) for problem in unfinished)
+
+
+def _unfinished(path: Path) -> tuple[Problem, ...]:
+    """What of a configuration is to be filled in; raise ``InvalidConfig`` when more is wrong."""
+    try:
+        load(path)
+    except InvalidConfig as error:
+        if all(problem.unfinished for problem in error.problems):
+            return error.problems
+        raise
+    return ()
 
 
 async def _gpus() -> tuple[tuple[GpuReading, ...], str]:

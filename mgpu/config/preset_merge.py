@@ -9,13 +9,13 @@ so its footprint is measured where neither says one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from mgpu.config import presets
 from mgpu.config.placeholders import BadValueError, fill, names_in
-from mgpu.config.presets import Found, NoSuchPresetError
+from mgpu.config.presets import CHANGE_ME, Found, NoSuchPresetError
 from mgpu.config.problems import InvalidConfig, KeyPath, Report, did_you_mean
 
 _WHOLE = frozenset({"body"})
@@ -104,6 +104,10 @@ def _parameters(given: Any, found: Found, path: KeyPath, report: Report) -> dict
             report.add((*path, name), f"the preset {found.name} has no such parameter; {hint}")
         elif isinstance(value, str):
             values[name] = value
+            if value == CHANGE_ME:
+                message = f"still says {CHANGE_ME}: {known[name].description}"
+                problem = report.origins.problem((*path, name), message)
+                report.add_problem((*path, name), replace(problem, unfinished=True))
     for name, each in known.items():
         if each.required and name not in given:
             report.add(

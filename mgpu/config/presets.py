@@ -50,6 +50,8 @@ OF_A_MACHINE = (
     "listen",
 )
 """Keys of a consumer that say where and how it runs here: not a preset's business."""
+CHANGE_ME = "CHANGE-ME"
+"""What ``mgpu init`` writes for a required parameter that it cannot know."""
 AT_RUN_TIME = frozenset({"item", "gpu_index", "gpu_uuid"})
 """Names in braces that are filled in later than when the configuration is read."""
 
@@ -96,7 +98,7 @@ class Preset(Section):
     routes: dict[UrlPath, UrlPath] = Field(default_factory=dict)
     """Routes of the broker that make sense for it, each with the path at the service."""
     asked_as: dict[str, str] = Field(default_factory=dict)
-    """Models that its clients ask for and that it does not name itself, each with who says so."""
+    """Models that its clients ask for and that it does not name, each with how that is known."""
     parameters: dict[str, Parameter] = Field(default_factory=dict)
     consumer: Annotated[dict[str, Any], Field(min_length=1)]
 

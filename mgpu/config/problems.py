@@ -29,6 +29,8 @@ class Problem:
     key: str
     message: str
     variable: str | None = None
+    unfinished: bool = False
+    """It is a value that ``mgpu init`` left to be filled in."""
 
     @property
     def place(self) -> str:

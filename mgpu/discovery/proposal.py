@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from mgpu.config.openai import PATHS
-from mgpu.config.presets import Found
+from mgpu.config.presets import CHANGE_ME, Found
 from mgpu.core.model import GpuReading
 from mgpu.discovery.survey import Service, Stranger, Survey
 
@@ -27,7 +27,8 @@ _NOT_TEXT = frozenset({"true", "false", "null", "yes", "no", "on", "off", "y", "
 _SENTENCE = re.compile(r"\.\s")
 _WIDTH = 96
 MAX_STRANGERS = 20
-CHANGE_ME = "CHANGE-ME"
+MAX_NAMED = 12
+"""Models of one service that are written down."""
 
 
 class Proposal:
@@ -41,6 +42,14 @@ class Proposal:
         self._trouble = trouble
         self._path = path
         self._clear = [service for service in survey.services if service.is_clear]
+        self._by_model = {
+            path
+            for service in self._clear
+            if service.models is not None
+            for path in service.found.preset.routes
+            if path in PATHS
+        }
+        """Of OpenAI's paths, those where a request's model says whose it is."""
         taken = set(survey.taken)
         self._port = BROKER_PORT
         if BROKER_PORT in taken and BROKER_PORT not in survey.brokers:
@@ -52,7 +61,7 @@ class Proposal:
             taken.add(self.ports[service.name])
 
     def text(self) -> str:
-        """The file as it is to be written; it is a valid configuration."""
+        """The file as it is to be written; it is valid as soon as ``CHANGE_ME`` is replaced."""
         lines = [*self._head(), "", "server:", f"  listen: 127.0.0.1:{self._port}", ""]
         lines += self._consumers()
         lines += ["", *self._routes()]
@@ -93,6 +102,8 @@ class Proposal:
         held = held_mib(service, self._gpus)
         if held:
             yield from comment(f"It holds {held} MiB of VRAM just now", 2)
+        if service.models:
+            yield from comment(f"Its models: {_first(service.models)}", 2)
         yield from comment(self._for_clients(service), 2)
         for note in notes(service):
             yield from comment(note, 2)
@@ -141,12 +152,9 @@ class Proposal:
         routed: dict[str, Service] = {}
         by_model: dict[str, list[str]] = {}
         others: list[tuple[str, str, Service]] = []
-        tellers = {
-            path for s in self._clear if s.models is not None for path in s.found.preset.routes
-        }
         for service in self._clear:
             for path, own in service.found.preset.routes.items():
-                if path in PATHS and path in tellers:
+                if path in self._by_model:
                     by_model.setdefault(path, []).append(service.name)
                 elif path in routed:
                     others.append((path, own, service))
@@ -164,17 +172,26 @@ class Proposal:
             yield from comment(f"{path} goes to whom the request's model belongs: {_and(names)}", 2)
 
     def _models(self) -> Iterator[str]:
-        """Entries for what two tell of, and for whom nobody can ask."""
-        tellers: dict[str, list[str]] = {}
+        """Entries for what several have, and for what clients ask for and nobody tells of."""
+        owners: dict[str, list[str]] = {}
         for service in self._clear:
             for model in service.models or ():
-                tellers.setdefault(model, []).append(service.name)
-        doubtful = {model: names for model, names in tellers.items() if len(names) > 1}
-        if doubtful:
+                owners.setdefault(model, []).append(service.name)
+        sources: dict[str, str] = {}
+        for service in self._clear:
+            if self._by_model.isdisjoint(service.found.preset.routes):
+                continue  # what comes to it needs no model
+            for model, source in service.found.preset.asked_as.items():
+                sources.setdefault(model, source)
+                if service.name not in owners.setdefault(model, []):
+                    owners[model].append(service.name)
+        listed = {m: names for m, names in owners.items() if len(names) > 1 or m in sources}
+        if listed:
             yield ""
-            yield "models:  # that several have: the first one serves it"
-        for model, names in doubtful.items():
-            yield f"  {scalar(model)}: {names[0]}  # or {_and(names[1:])}"
+            yield "models:  # that several have: the first one serves it; or that nobody tells of"
+        for model, names in listed.items():
+            why = f"or {_and(names[1:])}" if len(names) > 1 else f"asked for {sources[model]}"
+            yield f"  {scalar(model)}: {names[0]}  # {why}"
 
     def _strangers(self) -> Iterator[str]:
         for url, owner in self._survey.parts:
@@ -288,6 +305,11 @@ def _route(path: str, own: str, service: Service) -> str:
 def _and(names: Iterable[str]) -> str:
     listed = list(names)
     return ", ".join(listed[:-1]) + f" or {listed[-1]}" if len(listed) > 1 else "".join(listed)
+
+
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - MAX_NAMED
+    return ", ".join(names[:MAX_NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _free(wanted: int, taken: Collection[int]) -> int:

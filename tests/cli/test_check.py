@@ -82,13 +82,63 @@ def test_it_is_said_what_a_preset_filled_in_and_what_it_needs(
         "llm: preset ollama of presets/ollama.yaml, in the place of the one that comes with mgpu, "
         "fills in unload" in text
     )
-    assert "kokoro: preset kokoro-fastapi fills in residual_mib, health, not_activity, deny" in text
+    assert (
+        "kokoro: preset kokoro-fastapi fills in "
+        "residual_mib, health, models, not_activity, deny, paths" in text
+    )
     assert "kokoro: Kokoro-FastAPI must have been started with ALLOW_DEV_UNLOAD=true" in text
     assert (
         "kokoro: Kokoro-FastAPI has no request that frees its VRAM: "
         "to be evicted it needs a systemd_unit, a container or a command" in text
     )
     assert "stt: whisper.cpp server has" not in text
+
+
+def test_what_init_left_to_be_filled_in_is_a_problem(file: Path) -> None:
+    file.write_text(
+        "consumers:\n"
+        "  llm:\n"
+        "    url: http://127.0.0.1:1\n"
+        "    preset: tabbyapi\n"
+        "    parameters: {model: CHANGE-ME}\n"
+    )
+
+    result = mgpu("check")
+
+    assert result.exit_code == 2
+    assert result.stdout == (
+        "broker.yaml:5: consumers.llm.parameters.model: still says CHANGE-ME: "
+        "the folder name of the model to load\n"
+    )
+
+
+def test_it_is_said_what_leads_to_routes_of_openais_that_a_consumer_lacks(file: Path) -> None:
+    workflow = "{file: w.json, places: {prompt: 1.inputs.text}}"
+    file.with_name("w.json").write_text('{"1": {"inputs": {"text": ""}}}')
+    file.write_text(
+        "consumers:\n"
+        f"  two: {{url: 'http://127.0.0.1:1', workflows: {{day: {workflow}, night: {workflow}}},"
+        " completion: {requests: [POST /prompt], id: prompt_id,"
+        " poll: {path: '/history/{id}', until: '@'}}}\n"
+        "  none: {url: 'http://127.0.0.1:2', preset: automatic1111}\n"
+        "  said: {url: 'http://127.0.0.1:3', preset: automatic1111,"
+        " paths: {/v1/images/generations: /x}}\n"
+        "  whole: {url: 'http://127.0.0.1:4'}\n"
+        "models: {day: two, dusk: two, sd: none, sdxl: said, any: whole}\n"
+        "routes:\n"
+        "  /v1/images/edits: {consumer: two, path: /v1/images/edits}\n"
+        "  /v1/draw: {consumer: none, path: /sdapi/v1/txt2img}\n"
+    )
+
+    result = mgpu("check")
+
+    said = [line for line in result.stdout.splitlines() if line.startswith(("models.", "routes."))]
+    assert result.exit_code == 0
+    assert said == [
+        "models.dusk: two has no workflow of that name, but day, night",
+        "models.sd: none has none of OpenAI's routes that its preset knows of",
+        "routes./v1/images/edits: two has no /v1/images/edits that is known of",
+    ]
 
 
 def test_every_problem_is_one_line_with_file_line_and_key(file: Path) -> None:

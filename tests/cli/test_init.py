@@ -15,6 +15,7 @@ import yaml
 
 from mgpu.cli import init
 from mgpu.config.load import load
+from mgpu.config.problems import InvalidConfig
 from mgpu.discovery import fingerprints
 from mgpu.discovery.listeners import Listener, listeners
 from mgpu.errors import ConfigError
@@ -148,8 +149,18 @@ async def test_a_required_parameter_is_there_to_be_filled_in(
     mgpu: Mgpu, site: Site, file: Path
 ) -> None:
     await site.start(TabbyApi)
-    await mgpu("init", "-o", str(file))
+    result = await mgpu("init", "-o", str(file))
 
+    lines = written(file).splitlines()
+    number = next(n for n, line in enumerate(lines, 1) if "CHANGE-ME" in line)
+    where = f"{file}:{number}: consumers.tabbyapi.parameters.model: still says CHANGE-ME"
+    said = "".join(result.stdout.split())
+    assert result.exit_code == 0
+    assert "".join(f"To be filled in: {where}: the folder name".split()) in said
+    assert "".join(f"Next: fill that in, then mgpu check -c {file}".split()) in said
+    checked = await mgpu("check", "-c", str(file))
+    assert checked.exit_code == 2
+    assert "".join(where.split()) in "".join(checked.stdout.split())
     assert yaml.safe_load(written(file))["consumers"]["tabbyapi"]["parameters"] == {
         "model": "CHANGE-ME"
     }
@@ -232,6 +243,17 @@ async def test_a_file_that_is_there_is_replaced_only_by_force(
     assert (await mgpu("init", "-o", str(file), "--force")).exit_code == 0
     assert "comfyui" in load(file).consumers
     assert entries(file.parent) == [file]
+
+
+def test_a_file_that_is_wrong_in_another_way_is_not_written(file: Path) -> None:
+    text = (
+        "consumers:\n  t: {url: 'http://127.0.0.1:1', preset: tabbyapi, "
+        "parameters: {model: CHANGE-ME}, pinned: 5}\n"
+    )
+    with pytest.raises(InvalidConfig, match="pinned"):
+        init.write(file, text, force=False)
+
+    assert entries(file.parent) == []
 
 
 def test_one_who_is_faster_is_not_overwritten(file: Path) -> None:

@@ -12,6 +12,7 @@ import yaml
 from mgpu.config import presets
 from mgpu.config.load import load
 from mgpu.config.model import Config
+from mgpu.config.presets import CHANGE_ME
 from mgpu.core.model import GpuProcess, GpuReading
 from mgpu.discovery.homes import Home
 from mgpu.discovery.listeners import Listener
@@ -40,8 +41,10 @@ def config_of(text: str, folder: Path) -> Config:
 
 
 @pytest.mark.parametrize("name", presets.names(NOWHERE))
-def test_every_preset_gives_a_valid_file(name: str, tmp_path: Path) -> None:
-    config = config_of(text_of(service(name)), tmp_path)
+def test_every_preset_gives_a_file_that_is_valid_once_it_is_filled_in(
+    name: str, tmp_path: Path
+) -> None:
+    config = config_of(text_of(service(name)).replace(CHANGE_ME, "filled-in"), tmp_path)
 
     assert config.consumers[name].preset == name
     assert config.consumers[name].listen == "127.0.0.1:18188"
@@ -104,6 +107,49 @@ def test_a_service_that_has_openais_path_elsewhere_is_asked_there(tmp_path: Path
 
     assert config.consumers["infinity"].paths["/v1/embeddings"] == "/embeddings"
     assert not config.routes, "whose model it is decides"
+
+
+KOKORO = ("tts-1", "tts-1-hd", "kokoro", "gpt-4o-mini-tts")
+
+
+def test_what_clients_ask_for_of_one_that_names_no_models_is_written_down(tmp_path: Path) -> None:
+    text = text_of(service("speaches", 8000, models=("small",)), service("whisper-cpp", 8080))
+
+    config = config_of(text, tmp_path)
+    assert dict(config.models) == {"whisper-1": "whisper-cpp"}
+    assert "whisper-1: whisper-cpp  # asked for as OpenAI's clients do (its issue 3458)" in text
+    assert "/v1/audio/transcriptions" not in config.routes
+
+
+def test_what_its_path_leads_to_needs_no_model(tmp_path: Path) -> None:
+    config = config_of(text_of(service("whisper-cpp", 8080)), tmp_path)
+
+    assert config.routes["/v1/audio/transcriptions"].path == "/inference"
+    assert not config.models
+
+
+def test_a_name_that_one_tells_and_another_is_asked_for_by_goes_to_the_first(
+    tmp_path: Path,
+) -> None:
+    text = text_of(
+        service("chatterbox-tts-api", 4123, models=("chatterbox-tts-1",)),
+        service("kokoro-fastapi", 8880, models=KOKORO),
+    )
+
+    assert dict(config_of(text, tmp_path).models) == {
+        "tts-1": "kokoro-fastapi",
+        "tts-1-hd": "kokoro-fastapi",
+    }
+    assert "tts-1: kokoro-fastapi  # or chatterbox-tts-api" in text
+
+
+def test_its_models_are_written_down_as_a_comment_with_an_end() -> None:
+    text = text_of(service("kokoro-fastapi", 8880, models=KOKORO))
+    assert "# Its models: tts-1, tts-1-hd, kokoro, gpt-4o-mini-tts\n" in text
+
+    many = tuple(f"model-{number}" for number in range(500))
+    text = " ".join(text_of(service("ollama", 11434, models=many)).replace("#", "").split())
+    assert "model-10, model-11 and 488 more" in text
 
 
 def test_its_only_model_is_likely_to_be_meant(tmp_path: Path) -> None:
