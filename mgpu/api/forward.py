@@ -37,6 +37,7 @@ _PRIORITY = re.compile(r"[+-]?[0-9]{1,3}")
 _SECONDS = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 _IDLE_SECONDS = re.compile(rf"-?{_SECONDS.pattern}")
 _NEVER = "never"
+_RESULT = "result"
 _MIB = 1 << 20
 _SERVER_ERROR = 500
 
@@ -154,6 +155,19 @@ def added_headers(consumer: str, lease: Lease | None, upstream_s: float) -> Mapp
             f"load;dur={phases.load_s * 1e3:.3f}, upstream;dur={upstream_s * 1e3:.3f}"
         )
     return added
+
+
+def wants_result(request: web.Request) -> bool:
+    """Whether the client wants what comes of the work, where the answer itself comes before that.
+
+    Raises ``BadRequest`` for a header that makes no sense.
+    """
+    text = _single(request, fields.ANSWER)
+    if text is None:
+        return False
+    if text.lower() != _RESULT:
+        raise BadRequest(f"{fields.ANSWER} must be {_RESULT}, or be left out.")
+    return True
 
 
 def _priority(request: web.Request) -> int | None:

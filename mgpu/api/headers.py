@@ -17,6 +17,7 @@ from multidict import CIMultiDict, CIMultiDictProxy
 PRIORITY = "X-MGPU-Priority"
 MAX_WAIT = "X-MGPU-Max-Wait"
 IDLE_UNLOAD = "X-MGPU-Idle-Unload"
+ANSWER = "X-MGPU-Answer"
 JOB = "X-MGPU-Job"
 CONSUMER = "X-MGPU-Consumer"
 SERVER_TIMING = "Server-Timing"
@@ -49,6 +50,7 @@ _NOT_TO_CONSUMER = _HOP_BY_HOP | {
     PRIORITY.lower(),
     MAX_WAIT.lower(),
     IDLE_UNLOAD.lower(),
+    ANSWER.lower(),
 }
 _NOT_TO_CLIENT = _HOP_BY_HOP | {JOB.lower(), CONSUMER.lower()}
 

@@ -32,6 +32,8 @@ async def _pass_on(request: web.Request, upstream: Upstream, depth: int) -> web.
     url = upstream.url(target.raw_below(depth) or "/", target.query)
     path = target.below(depth) or "/"
     if upstream.outlasts_its_answer(request.method, path):
+        if forward.wants_result(request):
+            return await lasting.answered_with_result(request, upstream, url, None)
         return await lasting.answered_at_once(request, upstream, url)
     if upstream.is_activity(request.method, path):
         return await forward.as_job(request, upstream, url)

@@ -52,6 +52,12 @@ _JOB_PARAMETERS = [
         "schema": {"oneOf": [{"type": "number"}, {"const": "never"}]},
     },
 ]
+_ANSWER = {
+    "name": fields.ANSWER,
+    "in": "header",
+    "description": "Where work goes on after the consumer's answer: answer with what comes of it",
+    "schema": {"const": "result"},
+}
 _JOB_ANSWER = {
     "description": "The consumer's own answer, streamed",
     "headers": {
@@ -172,7 +178,9 @@ _PATHS = {
     "/v1/models/{model}": _get("One model", "application/json", parameters=[_MODEL]),
     **{path: {"post": _job(_BY_MODEL)["post"]} for path in PATHS},
     "/consumers/{name}": _job("A job at the consumer's root", _NAME),
-    "/consumers/{name}/{path}": _job("The consumer's own HTTP and WebSocket", _NAME, _REST),
+    "/consumers/{name}/{path}": _job(
+        "The consumer's own HTTP and WebSocket", _NAME, _REST, _ANSWER
+    ),
 }
 
 

@@ -54,6 +54,7 @@ def test_fields_that_connection_names_stay_with_it_too() -> None:
         "Sec-Fetch-User",
         "X-MGPU-Priority",
         "X-MGPU-Max-Wait",
+        "X-MGPU-Answer",
     ],
 )
 def test_what_is_the_brokers_or_the_pages_business_does_not_reach_a_consumer(name: str) -> None:

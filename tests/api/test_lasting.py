@@ -245,6 +245,26 @@ async def test_a_client_that_takes_json_only_gets_every_file(site: Site) -> None
         assert read_png(base64.b64decode(file["b64_json"])).size == (8, 8)
 
 
+async def test_who_asks_for_the_result_gets_it_at_the_consumers_own_path_too(site: Site) -> None:
+    wish = {"X-MGPU-Answer": "result"}
+    async with post(site, "/consumers/tts/prompt", picture(24, 16), headers=wish) as response:
+        assert response.content_type == "image/png"
+        assert response.headers["X-MGPU-Job"] == "job-1"
+        assert read_png(await response.read()).size == (24, 16)
+    async with post(site, "/consumers/tts/prompt", broken_picture(), headers=wish) as response:
+        assert response.status == 500
+        assert (await response.json())["error"]["type"] == "execution_error"
+    await ended(site, "done", "failed")
+
+
+async def test_another_answer_cannot_be_asked_for(site: Site, comfyui: StandinComfyUI) -> None:
+    wish = {"X-MGPU-Answer": "soon"}
+    async with post(site, "/consumers/tts/prompt", picture(), headers=wish) as response:
+        assert response.status == 400
+        assert "X-MGPU-Answer must be result" in (await response.json())["detail"]
+    assert not comfyui.prompts
+
+
 @pytest.mark.parametrize("accept", ["application/json, text/plain, */*", "image/*", "*/*"])
 async def test_whoever_takes_a_file_too_gets_the_file(site: Site, accept: str) -> None:
     async with post(site, "/v1/image", picture(), headers={"Accept": accept}) as response:
