@@ -36,6 +36,7 @@ CONNECT_TIMEOUT_S = 5.0
 MAX_ANSWER_BYTES = 16 * 1024 * 1024
 _PIECE_BYTES = 64 * 1024
 _QUOTED_BYTES = 300
+_THE_RESULT = {"X-MGPU-Answer": "result"}
 
 T = TypeVar("T")
 
@@ -92,9 +93,10 @@ class Client:
     ) -> None:
         """Send a job and take its answer, however long, without keeping it; raise as ``get`` does.
 
-        An error of the consumer's own is ``BrokerSaidNo`` as well.
+        Where the work goes on after the consumer's own answer, this is what comes of the work. An
+        error of the consumer's is ``BrokerSaidNo`` as well. Being cancelled ends the job.
         """
-        headers = {"Content-Type": content_type} if body else {}
+        headers = _THE_RESULT | ({"Content-Type": content_type} if body else {})
         exchange = self._exchange(method, path, timeout_s, body or None, headers)
         await _in_thread(exchange, self._take)
 

@@ -1,7 +1,8 @@
 """Cycling a consumer through a running broker, and watching the memory meanwhile.
 
 A cycle is a load, a job if there is one, and an unload, with a wait for the memory to stand still
-between them. What the figures amount to is ``mgpu.cli.figures``'s.
+between them. A job is over when its work is, however early the consumer answers. What the figures
+amount to is ``mgpu.cli.figures``'s.
 """
 
 from __future__ import annotations
@@ -18,12 +19,15 @@ from mgpu.cli.failures import BrokerSaidNo
 from mgpu.cli.figures import Cycle, judged
 from mgpu.config.problems import did_you_mean
 from mgpu.core.model import ConsumerState
+from mgpu.errors import MgpuError
 
 STATUS_TIMEOUT_S = 10.0
 POLL_S = 0.05
 MORE_TRIES = 3
 """Cycles beyond those asked for, when some are doubtful."""
 _STEADY_TIMES = 20
+_STEPS = 3
+"""Of a cycle without a job."""
 _CALM = frozenset({ConsumerState.RESIDENT, ConsumerState.ABSENT})
 
 Status = Mapping[str, Any]
@@ -61,13 +65,15 @@ class Bench:
     """What measures: a broker, the consumer's name, and how long memory must stand still.
 
     ``settle_s`` has to be longer than the broker takes between two measurements when it is idle
-    (``gpu.sample_interval_s``).
+    (``gpu.sample_interval_s``). ``timeout_s`` is for a load and for an unload, ``job_timeout_s``
+    for a job.
     """
 
     client: Client
     name: str
     settle_s: float
     timeout_s: float
+    job_timeout_s: float
 
     async def status(self) -> Status:
         """The broker's; raise ``BrokerSaidNo`` when there is no such consumer or a GPU is ill."""
@@ -118,8 +124,9 @@ class Bench:
                 advance("computing")
                 job_s = await _timed(self._send(job))
                 await self.steady()
-        advance("unloading")
-        unload_s = await self.act("unload")
+            advance("unloading")
+            # Watched still: without a completion it may compute until it lets itself be unloaded.
+            unload_s = await self.act("unload")
         after = await self.steady()
         watch.others.add(_others(after, self.name))
         return Cycle(
@@ -134,10 +141,18 @@ class Bench:
             doubts=("other consumers worked, came or went",) if len(watch.others) > 1 else (),
         )
 
+    async def restore(self, *, resident: bool, pinned: bool) -> None:
+        """Make the consumer what it was."""
+        try:
+            await self.act("load" if resident else "unload")
+        finally:
+            if pinned:
+                await self.act("pin")
+
     async def _send(self, job: Job) -> None:
         path = f"/consumers/{quote(self.name, safe='')}{job.path}"
         await self.client.send(
-            job.method, path, job.body, job.content_type, timeout_s=self.timeout_s
+            job.method, path, job.body, job.content_type, timeout_s=self.job_timeout_s
         )
 
     @asynccontextmanager
@@ -183,8 +198,9 @@ async def measure(
 ) -> tuple[list[Cycle], bool]:
     """Do so many cycles that can be trusted, and leave the consumer as it was found.
 
-    Returns all that were done, and whether the consumer was found absent. Raises ``BrokerSaidNo``
-    when somebody would be disturbed, unless forced.
+    Returns all that were done, and whether the consumer was found absent. ``advance`` is told each
+    step as it begins, ``steps`` of them. Raises ``BrokerSaidNo`` when somebody would be disturbed,
+    unless forced, and when a load, a job or an unload fails.
     """
     found = await bench.status()
     consumer = found["consumers"][bench.name]
@@ -195,19 +211,44 @@ async def measure(
         raise BrokerSaidNo(f"{'; '.join(reasons)}: measure later, or with --force")
     was_absent = consumer["state"] == ConsumerState.ABSENT
     done: list[Cycle] = []
-    try:
+    async with _left_as_found(bench, consumer, advance):
+        advance("unloading")
         if consumer["pinned"]:
             await bench.act("unpin")
-        if not was_absent:
-            await bench.act("unload")
+        # One that is absent too: who has no way to be unloaded must not be loaded.
+        await bench.act("unload")
         while _trusted(done) < cycles and len(done) < cycles + MORE_TRIES:
             done.append(judged(await bench.cycle(job, advance), first=was_absent and not done))
+    return done, was_absent
+
+
+def steps(cycles: int, job: Job | None) -> int:
+    """How many steps there are when no cycle is repeated: those of each, the first and the last."""
+    return 1 + cycles * (_STEPS + (job is not None)) + 1
+
+
+@asynccontextmanager
+async def _left_as_found(
+    bench: Bench, consumer: Mapping[str, Any], advance: Callable[[str], None]
+) -> AsyncIterator[None]:
+    """Make the consumer what it was, whatever happens; where that fails too, say both."""
+    failure: MgpuError | None = None
+    try:
+        yield
+    except MgpuError as error:
+        failure = error
+        raise
     finally:
         advance("leaving it as it was found")
-        await bench.act("unload" if was_absent else "load")
-        if consumer["pinned"]:
-            await bench.act("pin")
-    return done, was_absent
+        try:
+            await bench.restore(
+                resident=consumer["state"] == ConsumerState.RESIDENT, pinned=consumer["pinned"]
+            )
+        except MgpuError as error:
+            if failure is None:
+                raise
+            also = f"{bench.name} could not be left as it was found: {error}"
+            raise type(failure)(f"{failure}; and {also}") from failure
 
 
 def _trusted(done: Sequence[Cycle]) -> int:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os.path
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
@@ -16,8 +19,8 @@ from rich.text import Text
 
 from mgpu.cli import output
 from mgpu.cli.client import Client
-from mgpu.cli.consumers import DEFAULT_WAIT_S, Name, Wait
-from mgpu.cli.cycles import MORE_TRIES, Bench, Job
+from mgpu.cli.consumers import DEFAULT_WAIT_S, Name
+from mgpu.cli.cycles import MORE_TRIES, Bench, Job, steps
 from mgpu.cli.cycles import measure as run_cycles
 from mgpu.cli.failures import BrokerSaidNo
 from mgpu.cli.figures import Cycle, Figures, figures
@@ -28,8 +31,13 @@ from mgpu.config.problems import InvalidConfig, did_you_mean
 from mgpu.config.rewrite import set_figures
 from mgpu.errors import ConfigError
 
+_A_FILE_NAME = re.compile(r"[\w./~-]+\.[A-Za-z][A-Za-z0-9]{0,11}")
+"""With a suffix, as nobody writes a request's body."""
 _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
-_STEPS = 3  # of a cycle without a job
+_WORKFLOWS = frozenset({"/prompt", "/api/prompt"})
+"""Where ComfyUI takes workflows."""
+_LAST_WORD_S = 60.0
+"""What the broker may take besides to stop a job whose time is up, and to say so."""
 
 
 def measure(  # noqa: PLR0913 - the options of a command
@@ -44,7 +52,11 @@ def measure(  # noqa: PLR0913 - the options of a command
     ] = None,
     data: Annotated[
         str | None,
-        typer.Option("--data", help="The job's body: a file's name, or the text itself."),
+        typer.Option(
+            "--data",
+            help="The job's body: a file's name, or the text itself. For POST /prompt a workflow "
+            'as ComfyUI\'s "Export (API)" saves it will do.',
+        ),
     ] = None,
     store: Annotated[
         bool, typer.Option("--store", help="Write footprint_mib and residual_mib into the file.")
@@ -63,7 +75,15 @@ def measure(  # noqa: PLR0913 - the options of a command
         ),
     ] = 2.5,
     url: Url = DEFAULT_URL,
-    wait: Wait = DEFAULT_WAIT_S,
+    wait: Annotated[
+        float,
+        typer.Option(
+            "--wait",
+            min=0.1,
+            help="Seconds that a load, a job or an unload may take; a job has its job_timeout_s "
+            "at least, where the file says it.",
+        ),
+    ] = DEFAULT_WAIT_S,
 ) -> None:
     """Cycle a consumer through the running broker: unload, load, job, unload; show what it takes.
 
@@ -71,8 +91,9 @@ def measure(  # noqa: PLR0913 - the options of a command
     """
     job = _job(request, data)
     given = _given(config, name, needed=store)
-    bench = Bench(Client.at(url), name, settle, wait)
-    with _progress(name, cycles * (_STEPS + (job is not None))) as advance:
+    job_timeout_s = wait if given is None else max(wait, given.job_timeout_s + _LAST_WORD_S)
+    bench = Bench(Client.at(url), name, settle, wait, job_timeout_s)
+    with _progress(name, steps(cycles, job)) as advance:
         done, was_absent = asyncio.run(run_cycles(bench, cycles, job, force=force, advance=advance))
     residual_mib = given.residual_mib if given is not None else 0
     result = figures(done, cycles, was_absent=was_absent, configured_residual_mib=residual_mib)
@@ -102,23 +123,40 @@ def _job(request: str | None, data: str | None) -> Job | None:
     path = path.strip()
     if method not in _METHODS or not path.startswith("/") or not path.isascii() or " " in path:
         raise typer.BadParameter(f'--request must be "METHOD /PATH", METHOD {", ".join(_METHODS)}')
-    body = b""
-    if data is not None:
-        try:
-            body = Path(data).read_bytes() if Path(data).is_file() else data.encode()
-        except OSError as error:
-            raise typer.BadParameter(f"--data: {data}: {error.strerror}") from error
-    return Job(
-        method, path, body, "application/json" if _is_json(body) else "application/octet-stream"
-    )
-
-
-def _is_json(body: bytes) -> bool:
+    body = b"" if data is None else _content(data)
     try:
-        json.loads(body)
+        document = json.loads(body)
     except ValueError:
-        return False
-    return True
+        return Job(method, path, body, "application/octet-stream")
+    if path.partition("?")[0] in _WORKFLOWS:
+        body = _prompt(document, body)
+    return Job(method, path, body, "application/json")
+
+
+def _content(data: str) -> bytes:
+    """What is in the file of this name; without one, the text itself."""
+    try:
+        # Path.is_file raises for what is too long to be a name.
+        if os.path.isfile(data):  # noqa: PTH113
+            return Path(data).read_bytes()
+    except OSError as error:
+        raise typer.BadParameter(f"--data: {data}: {error.strerror}") from error
+    if _A_FILE_NAME.fullmatch(data):
+        raise typer.BadParameter(f"--data: there is no file {data}")
+    return data.encode()
+
+
+def _prompt(document: Any, body: bytes) -> bytes:
+    """The body with which ComfyUI runs a workflow; what is no workflow alone is it already."""
+    if not isinstance(document, dict) or not document:
+        return body
+    if isinstance(document.get("nodes"), list):
+        raise typer.BadParameter(
+            '--data is a workflow as the editor saves it: save it with "Export (API)"'
+        )
+    nodes = document.values()
+    alone = all(isinstance(node, dict) and "class_type" in node for node in nodes)
+    return json.dumps({"prompt": document}).encode() if alone else body
 
 
 def _given(path: Path, name: str, *, needed: bool) -> ConsumerConfig | None:
@@ -138,8 +176,8 @@ def _given(path: Path, name: str, *, needed: bool) -> ConsumerConfig | None:
 
 
 @contextmanager
-def _progress(name: str, steps: int) -> Iterator[Callable[[str], None]]:
-    """Show where it is, at a terminal."""
+def _progress(name: str, total: int) -> Iterator[Callable[[str], None]]:
+    """Show at a terminal which step it is at, and how many of them are done."""
     console = output.console(stderr=True)
     columns = (
         TextColumn("{task.description}", markup=False),
@@ -150,10 +188,18 @@ def _progress(name: str, steps: int) -> Iterator[Callable[[str], None]]:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as progress:
-        task = progress.add_task(output.plain(name), total=steps + 1)
+        task = progress.add_task(output.plain(name), total=total)
+        numbers = count()
 
         def advance(doing: str) -> None:
-            progress.update(task, advance=1, description=output.plain(f"{name}: {doing}"))
+            done = next(numbers)
+            progress.update(
+                task,
+                completed=done,
+                total=max(total, done + 1),  # cycles may be repeated
+                description=output.plain(f"{name}: {doing}"),
+                refresh=True,
+            )
 
         yield advance
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import yaml
 from aiohttp import web
 
 from tests.acceptance.conftest import Machine
-from tests.support.broker_process import BrokerProcess
+from tests.support.measuring import command, measure
 from tests.support.standin_consumer import StandinConsumer
 
 FOOTPRINT, EXTRA, RESIDUAL = 4000, 700, 300
@@ -41,37 +39,6 @@ def write(file: Path, text: str) -> None:
     file.write_text(text)
 
 
-class Run:
-    """A command that has ended."""
-
-    def __init__(self, code: int | None, output: str) -> None:
-        self.code = code
-        self.output = output
-
-    def row(self, name: str) -> str:
-        """A row of the table, its blanks made one."""
-        rows = [" ".join(line.split()) for line in self.output.splitlines()]
-        return next(row for row in rows if row.startswith(f"{name} "))
-
-
-def command(broker: BrokerProcess, *arguments: str) -> tuple[str, ...]:
-    settle = ("--settle", "0.6")
-    return (sys.executable, "-m", "mgpu", "measure", *arguments, *settle, "--url", broker.url)
-
-
-async def mgpu(broker: BrokerProcess, *arguments: str, folder: Path) -> Run:
-    process = await asyncio.create_subprocess_exec(
-        *command(broker, *arguments),
-        cwd=folder,
-        env=dict(os.environ),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    async with asyncio.timeout(50):
-        output, _ = await process.communicate()
-    return Run(process.returncode, output.decode())
-
-
 async def hungry(machine: Machine, **how: Any) -> StandinConsumer:
     config = {"footprint_mib": 100, "residual_mib": 0}
     return await machine.service(
@@ -93,7 +60,7 @@ async def test_footprint_and_residual_are_what_it_holds(
     tts = await hungry(machine)
     broker = await machine.broker()
 
-    run = await mgpu(broker, "tts", "--cycles", "2", folder=tmp_path)
+    run = await measure(broker, "tts", "--cycles", "2", folder=tmp_path)
 
     assert run.code == 0, run.output
     assert run.row("1").startswith(f"1 {FOOTPRINT} MiB")
@@ -113,7 +80,7 @@ async def test_what_a_job_takes_besides_belongs_to_the_footprint(
     tts = await hungry(machine, job_s=0.8)
     broker = await machine.broker()
 
-    run = await mgpu(
+    run = await measure(
         broker, "tts", "--cycles", "1", "--request", "POST /job", "--data", "{}", folder=tmp_path
     )
 
@@ -136,7 +103,7 @@ async def test_what_is_stored_is_what_was_measured_and_comments_stay(
     )
     write(file, text)
 
-    run = await mgpu(broker, "tts", "--cycles", "1", "--store", "-c", str(file), folder=tmp_path)
+    run = await measure(broker, "tts", "--cycles", "1", "--store", "-c", str(file), folder=tmp_path)
 
     assert run.code == 0, run.output
     assert written(file) == text.replace("100", str(FOOTPRINT)).replace(
@@ -153,7 +120,7 @@ async def test_one_that_was_resident_is_so_again_and_its_residual_is_not_guessed
     broker = await machine.broker()
     await broker.until("c['tts']['state'] == 'resident'")
 
-    run = await mgpu(broker, "tts", "--cycles", "1", folder=tmp_path)
+    run = await measure(broker, "tts", "--cycles", "1", folder=tmp_path)
 
     assert run.code == 0, run.output
     assert run.row("median").startswith(f"median {FOOTPRINT - RESIDUAL} MiB -")
@@ -182,7 +149,7 @@ async def test_figures_that_somebody_else_disturbed_are_not_stored(
     file = tmp_path / "broker.yaml"
     before = written(file)
 
-    run = await mgpu(broker, "tts", "--cycles", "2", "--store", "-c", str(file), folder=tmp_path)
+    run = await measure(broker, "tts", "--cycles", "2", "--store", "-c", str(file), folder=tmp_path)
 
     assert run.code == 1, run.output
     assert run.row("5").endswith("somebody else took 100 MiB meanwhile")
@@ -198,7 +165,7 @@ async def test_one_that_others_wait_for_is_left_alone(machine: Machine, tmp_path
         post = broker.session.post(f"{broker.url}/v1/tts", data=b"work")
         sent = group.create_task(_status(post))
         await tts.job_gate.reached()
-        run = await mgpu(broker, "tts", folder=tmp_path)
+        run = await measure(broker, "tts", folder=tmp_path)
         tts.job_gate.open()
 
     assert run.code == 1
@@ -213,12 +180,12 @@ async def test_a_pinned_one_is_left_alone_unless_forced(machine: Machine, tmp_pa
     await _status(broker.session.post(f"{broker.url}/api/consumers/tts/pin"))
     await broker.until("c['tts']['state'] == 'resident'")
 
-    refused = await mgpu(broker, "tts", folder=tmp_path)
+    refused = await measure(broker, "tts", folder=tmp_path)
     assert refused.code == 1
     assert "tts is pinned" in refused.output
     assert tts.unloads == 0
 
-    forced = await mgpu(broker, "tts", "--cycles", "1", "--force", folder=tmp_path)
+    forced = await measure(broker, "tts", "--cycles", "1", "--force", folder=tmp_path)
     assert forced.code == 0, forced.output
     view = await broker.until("c['tts']['state'] == 'resident'")
     assert view["consumers"]["tts"]["pinned"]
@@ -230,7 +197,7 @@ async def test_a_job_that_fails_ends_it_and_the_consumer_is_as_before(
     await hungry(machine)
     broker = await machine.broker()
 
-    run = await mgpu(broker, "tts", "--request", "POST /job", "--data", "fail", folder=tmp_path)
+    run = await measure(broker, "tts", "--request", "POST /job", "--data", "fail", folder=tmp_path)
 
     assert run.code == 1
     assert "the job failed with HTTP 422: no such voice" in run.output

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import json
+import re
 from collections.abc import Awaitable, Callable
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from rich.console import Console
 
+from mgpu.cli import output
 from mgpu.cli.client import Client
-from mgpu.cli.cycles import Bench, _Watch, obstacles
-from mgpu.cli.figures import Cycle, figures
+from mgpu.cli.cycles import MORE_TRIES, Bench, _Watch, obstacles
+from mgpu.cli.failures import BrokerSaidNo
+from tests.support.comfyui import picture
 from tests.support.servers import free_port
 
 Mgpu = Callable[..., Awaitable[Any]]
 Answer = Callable[[web.Request], Awaitable[web.Response]]
 StartBroker = Callable[[Answer], Awaitable[TestServer]]
 QUICK = ("--settle", "0.1", "--cycles", "1")
+GRAPH = picture()
 
 
 def consumer(**keys: Any) -> dict[str, Any]:
@@ -32,6 +40,9 @@ class FakeBroker:
     def __init__(self, *, takes_mib: int = 0, **tts: Any) -> None:
         self.asked: list[str] = []
         self.bodies: list[tuple[bytes, str]] = []
+        self.answers_wanted: list[str | None] = []
+        self.refuses: dict[str, str] = {}
+        """What is said to those who ask for it."""
         self.takes_mib = takes_mib
         self.job_status = 200
         self.status: dict[str, Any] = {
@@ -46,8 +57,12 @@ class FakeBroker:
         self.asked.append(f"{request.method} {request.path_qs}")
         if request.path.startswith("/consumers/"):
             self.bodies.append((await request.read(), request.content_type))
+            self.answers_wanted.append(request.headers.get("X-MGPU-Answer"))
             return web.Response(status=self.job_status, body=b"\x00\xff" * 1000)
         verb = request.path.rpartition("/")[2]
+        if verb in self.refuses:
+            problem = {"title": "Refused", "detail": self.refuses[verb]}
+            return web.json_response(problem, status=502, content_type="application/problem+json")
         tts, gpu = self.status["consumers"]["tts"], self.status["gpus"][0]
         tts["state"] = "resident" if verb == "load" else "absent"
         gpu["free_mib"] = 8000 - (self.takes_mib if verb == "load" else 0)
@@ -78,12 +93,14 @@ async def test_a_cycle_is_a_load_a_job_and_an_unload(mgpu: Mgpu, start_broker: S
 
     assert result.exit_code == 0, result.output
     assert broker.asked == [
+        "POST /api/consumers/tts/unload",
         "POST /api/consumers/tts/load",
         "POST /consumers/tts/tts?voice=a%20b",
         "POST /api/consumers/tts/unload",
         "POST /api/consumers/tts/unload",
     ]
     assert broker.bodies == [(b'{"text": "hi"}', "application/json")]
+    assert broker.answers_wanted == ["result"], "an answer before the work is done measures nothing"
     assert "2000 MiB" in result.stdout
 
 
@@ -97,6 +114,68 @@ async def test_a_body_may_come_from_a_file(
     await run(mgpu, start_broker, broker, "tts", "--request", "POST /stt", "--data", str(wav))
 
     assert broker.bodies == [(b"RIFF", "application/octet-stream")]
+
+
+async def test_a_body_may_be_longer_than_any_file_name(
+    mgpu: Mgpu, start_broker: StartBroker
+) -> None:
+    broker = FakeBroker(takes_mib=2000)
+    text = json.dumps({"text": "a" * 5000})
+
+    result = await run(mgpu, start_broker, broker, "tts", "--request", "POST /tts", "--data", text)
+
+    assert result.exit_code == 0, result.output
+    assert broker.bodies == [(text.encode(), "application/json")]
+
+
+async def test_a_file_that_is_not_there_is_not_sent_as_text(
+    mgpu: Mgpu, start_broker: StartBroker
+) -> None:
+    broker = FakeBroker()
+
+    job = ("--request", "POST /prompt", "--data", "./workflow.json")
+    result = await run(mgpu, start_broker, broker, "tts", *job)
+
+    assert result.exit_code == 2
+    assert "there is no file ./workflow.json" in result.stderr
+    assert broker.asked == []
+
+
+@pytest.mark.parametrize(
+    ("path", "document", "sent"),
+    [
+        ("/prompt", GRAPH, {"prompt": GRAPH}),
+        ("/api/prompt?x=1", GRAPH, {"prompt": GRAPH}),
+        ("/prompt", {"prompt": GRAPH, "client_id": "me"}, {"prompt": GRAPH, "client_id": "me"}),
+        ("/prompt", {}, {}),
+        ("/elsewhere", GRAPH, GRAPH),
+    ],
+)
+async def test_a_workflow_alone_becomes_a_prompt_where_prompts_go(
+    mgpu: Mgpu, start_broker: StartBroker, path: str, document: Any, sent: Any
+) -> None:
+    broker = FakeBroker(takes_mib=2000)
+
+    job = ("--request", f"POST {path}", "--data", json.dumps(document))
+    result = await run(mgpu, start_broker, broker, "tts", *job)
+
+    assert result.exit_code == 0, result.output
+    assert [(json.loads(body), kind) for body, kind in broker.bodies] == [
+        (sent, "application/json")
+    ]
+
+
+async def test_a_workflow_as_the_editor_saves_it_is_bad_usage(
+    mgpu: Mgpu, start_broker: StartBroker
+) -> None:
+    broker = FakeBroker()
+
+    job = ("--request", "POST /prompt", "--data", '{"nodes": [], "links": []}')
+    result = await run(mgpu, start_broker, broker, "tts", *job)
+
+    assert result.exit_code == 2
+    assert 'save it with "Export (API)"' in result.stderr
+    assert broker.asked == []
 
 
 async def test_one_that_took_nothing_is_not_stored(
@@ -193,6 +272,121 @@ async def test_one_that_fails_its_job_is_unloaded(mgpu: Mgpu, start_broker: Star
     assert broker.asked[-1] == "POST /api/consumers/tts/unload"
 
 
+async def test_one_that_cannot_be_unloaded_is_not_loaded(
+    mgpu: Mgpu, start_broker: StartBroker
+) -> None:
+    broker = FakeBroker()
+    broker.refuses = {"unload": "tts has no way to be unloaded"}
+
+    result = await run(mgpu, start_broker, broker, "tts")
+
+    assert result.exit_code == 1
+    assert "tts has no way to be unloaded" in result.stderr
+    assert "POST /api/consumers/tts/load" not in broker.asked
+
+
+async def test_why_it_failed_is_said_also_when_it_cannot_be_left_as_it_was(
+    mgpu: Mgpu, start_broker: StartBroker
+) -> None:
+    broker = FakeBroker(state="resident")
+    broker.refuses = {"load": "no weights"}
+    broker.status["consumers"]["tts"]["pinned"] = True
+
+    result = await run(mgpu, start_broker, broker, "tts", "--force")
+
+    assert result.exit_code == 1
+    said = "Refused: no weights; and tts could not be left as it was found: Refused: no weights"
+    assert said in result.stderr
+    assert broker.asked[-1] == "POST /api/consumers/tts/pin", "what can be restored is"
+
+
+@pytest.mark.parametrize(("file_says", "job_timeout_s"), [("", 900.0), ("3600", 3660.0)])
+async def test_a_job_may_take_as_long_as_the_broker_lets_it(
+    mgpu: Mgpu, monkeypatch: pytest.MonkeyPatch, file: Path, file_says: str, job_timeout_s: float
+) -> None:
+    benches: list[Bench] = []
+
+    async def run_cycles(bench: Bench, *_: Any, **__: Any) -> Any:
+        benches.append(bench)
+        raise BrokerSaidNo("enough")
+
+    monkeypatch.setattr("mgpu.cli.measure.run_cycles", run_cycles)
+    says = f", job_timeout_s: {file_says}" if file_says else ""
+    write(file, f"consumers:\n  tts: {{url: http://127.0.0.1:1{says}}}\n")
+
+    await mgpu("measure", "tts", "-c", str(file))
+
+    (bench,) = benches
+    assert (bench.timeout_s, bench.job_timeout_s) == (900.0, job_timeout_s)
+
+
+async def test_at_a_terminal_each_step_is_shown_with_how_much_is_done(
+    mgpu: Mgpu, start_broker: StartBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = terminal(monkeypatch)
+
+    job = ("--request", "POST /tts")
+    result = await run(mgpu, start_broker, FakeBroker(takes_mib=2000), "tts", *job)
+
+    assert result.exit_code == 0, result.output
+    assert steps_in(drawn) == [
+        ("unloading", 0),
+        ("waiting for the memory to stand still", 17),
+        ("loading", 33),
+        ("computing", 50),
+        ("unloading", 67),
+        ("leaving it as it was found", 83),
+    ]
+
+
+async def test_cycles_that_are_repeated_are_never_shown_as_done_before_they_are(
+    mgpu: Mgpu, start_broker: StartBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn = terminal(monkeypatch)
+
+    class Besieged(FakeBroker):
+        async def answer(self, request: web.Request) -> web.Response:
+            answer = await super().answer(request)
+            if request.path.endswith("/unload"):
+                self.status["gpus"][0]["free_mib"] -= 100 * len(self.asked)
+            return answer
+
+    await run(mgpu, start_broker, Besieged(takes_mib=2000, state="resident"), "tts")
+
+    assert "doubtful: somebody else took" in drawn.getvalue()
+    shown = steps_in(drawn)
+    assert len(shown) == 1 + (1 + MORE_TRIES) * 3 + 1
+    assert shown[-1] == ("leaving it as it was found", 93)
+    assert max(percent for _, percent in shown) < 100
+
+
+async def test_elsewhere_no_bar_is_drawn(mgpu: Mgpu, start_broker: StartBroker) -> None:
+    result = await run(mgpu, start_broker, FakeBroker(takes_mib=2000), "tts")
+
+    assert result.exit_code == 0, result.output
+    assert not result.stderr.strip()
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch) -> io.StringIO:
+    """What is drawn on standard error, as on a terminal without colours."""
+    drawn = io.StringIO()
+    piped = output.console
+
+    def console(*, stderr: bool = False) -> Console:
+        if not stderr:
+            return piped()
+        return Console(file=drawn, force_terminal=True, color_system=None, width=100)
+
+    monkeypatch.setattr(output, "console", console)
+    return drawn
+
+
+def steps_in(drawn: io.StringIO) -> list[tuple[str, int]]:
+    """Each step and its percentage, once for however often it was drawn."""
+    found = re.findall(r"tts: ([a-z ]+?) +[^a-z0-9]+ (\d+)% ", drawn.getvalue())
+    return [(step, int(percent)) for (step, percent), _ in groupby(found)]
+
+
 def test_what_stands_in_the_way_is_said_all_at_once() -> None:
     status = {
         "paused": True,
@@ -206,44 +400,6 @@ def test_what_stands_in_the_way_is_said_all_at_once() -> None:
         "2 jobs wait",
         "stt computes",
     ]
-
-
-def cycle(before: int, low: int, after: int, **keys: Any) -> Cycle:
-    times = {"load_s": 1.0, "job_s": None, "unload_s": 0.5}
-    held = {"held_peak_mib": None, "held_after_mib": None}
-    return Cycle(before, low, after, **{**times, **held, **keys})
-
-
-def test_what_its_processes_hold_is_believed_rather_than_what_is_free() -> None:
-    done = [cycle(8000, 100, 200, held_peak_mib=peak, held_after_mib=300) for peak in (5, 9, 7)]
-
-    found = figures(done, 3, was_absent=False, configured_residual_mib=1)
-
-    assert (found.footprint_mib, found.residual_mib, found.doubts) == (7, 300, ())
-
-
-def test_by_free_memory_what_the_first_load_left_behind_is_held_from_then_on() -> None:
-    done = [cycle(8000, 4000, 7700), cycle(7700, 4000, 7700)]
-
-    found = figures(done, 2, was_absent=True, configured_residual_mib=0)
-
-    assert [footprint for _, footprint in found.counted] == [4000, 4000]
-    assert found.residual_mib == 300
-
-
-def test_by_free_memory_one_that_was_resident_held_what_is_configured() -> None:
-    found = figures([cycle(8000, 4000, 8000)], 1, was_absent=False, configured_residual_mib=250)
-
-    assert (found.footprint_mib, found.residual_mib) == (4250, None)
-
-
-def test_doubtful_cycles_do_not_count_and_make_the_residual_doubtful() -> None:
-    done = [cycle(8000, 4000, 7700), cycle(7700, 1000, 4700, doubts=("x",))]
-
-    found = figures(done, 1, was_absent=True, configured_residual_mib=0)
-
-    assert (found.footprint_mib, found.residual_mib, found.doubts) == (4000, None, ())
-    assert figures(done, 2, was_absent=True, configured_residual_mib=0).doubts == ("x",)
 
 
 async def test_an_interruption_is_heard_while_it_stops_looking(
@@ -260,7 +416,9 @@ async def test_an_interruption_is_heard_while_it_stops_looking(
             await may_stop.wait()
 
     monkeypatch.setattr(Client, "ask", ask)
-    bench = Bench(Client.at("http://localhost"), "tts", settle_s=0.1, timeout_s=1.0)
+    bench = Bench(
+        Client.at("http://localhost"), "tts", settle_s=0.1, timeout_s=1.0, job_timeout_s=1.0
+    )
 
     async def measure() -> None:
         async with bench._watching(_Watch("tts")):
