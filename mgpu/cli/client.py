@@ -28,7 +28,7 @@ from urllib.parse import quote, urlsplit
 
 import typer
 
-from mgpu.cli.failures import BrokerSaidNo, CannotReach
+from mgpu.cli.failures import BrokerSaidNo, CannotReach, TookTooLong
 from mgpu.config import api_key
 from mgpu.errors import MgpuError
 
@@ -213,8 +213,8 @@ class _Exchange:
             with suppress(OSError):  # it is closed already
                 self._socket.shutdown(socket.SHUT_RDWR)
 
-    def _late(self) -> CannotReach:
-        return CannotReach(f"{self._client} did not answer in time")
+    def _late(self) -> TookTooLong:
+        return TookTooLong(f"{self._client} did not answer in time")
 
 
 class _UnixConnection(HTTPConnection):

@@ -8,14 +8,14 @@ amount to is ``mgpu.cli.figures``'s.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
 from mgpu.cli.client import Client, action
-from mgpu.cli.failures import BrokerSaidNo
+from mgpu.cli.failures import BrokerSaidNo, TookTooLong
 from mgpu.cli.figures import Cycle, judged
 from mgpu.config.problems import did_you_mean
 from mgpu.core.model import ConsumerState
@@ -88,9 +88,8 @@ class Bench:
 
     async def act(self, verb: str) -> float:
         """Load, unload, pin or unpin; return the seconds it took."""
-        return await _timed(
-            self.client.ask("POST", action(self.name, verb), timeout_s=self.timeout_s)
-        )
+        asking = self.client.ask("POST", action(self.name, verb), timeout_s=self.timeout_s)
+        return await _timed(asking, f"to {verb} {self.name}", self.timeout_s)
 
     async def steady(self) -> Status:
         """Wait until the memory has stood still for ``settle_s``; return the last status.
@@ -122,7 +121,7 @@ class Bench:
             job_s = None
             if job is not None:
                 advance("computing")
-                job_s = await _timed(self._send(job))
+                job_s = await self._send(job)
                 await self.steady()
             advance("unloading")
             # Watched still: without a completion it may compute until it lets itself be unloaded.
@@ -149,11 +148,12 @@ class Bench:
             if pinned:
                 await self.act("pin")
 
-    async def _send(self, job: Job) -> None:
+    async def _send(self, job: Job) -> float:
+        """Do the job; return the seconds until its work was over."""
         path = f"/consumers/{quote(self.name, safe='')}{job.path}"
-        await self.client.send(
-            job.method, path, job.body, job.content_type, timeout_s=self.job_timeout_s
-        )
+        limit_s = self.job_timeout_s
+        sending = self.client.send(job.method, path, job.body, job.content_type, timeout_s=limit_s)
+        return await _timed(sending, "the job", limit_s)
 
     @asynccontextmanager
     async def _watching(self, watch: _Watch) -> AsyncIterator[None]:
@@ -264,8 +264,13 @@ def _others(status: Status, name: str) -> tuple[str, ...]:
     )
 
 
-async def _timed(doing: Any) -> float:
+async def _timed(doing: Awaitable[object], what: str, limit_s: float) -> float:
+    """The seconds that it took; raise ``TookTooLong`` with what it was, and its limit."""
     loop = asyncio.get_running_loop()
     began = loop.time()
-    await doing
+    try:
+        await doing
+    except TookTooLong as error:
+        longer = f"{what} took longer than {limit_s:g} s; --wait gives it more"
+        raise TookTooLong(longer) from error
     return loop.time() - began

@@ -11,3 +11,7 @@ class BrokerSaidNo(MgpuError):  # noqa: N818 - named as its kin in mgpu.errors
 
 class CannotReach(MgpuError):  # noqa: N818 - the same
     """Nobody who answers like a broker is at the address."""
+
+
+class TookTooLong(CannotReach):
+    """There was no whole answer in time."""

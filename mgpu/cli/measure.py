@@ -76,14 +76,14 @@ def measure(  # noqa: PLR0913 - the options of a command
     ] = 2.5,
     url: Url = DEFAULT_URL,
     wait: Annotated[
-        float,
+        float | None,
         typer.Option(
             "--wait",
             min=0.1,
-            help="Seconds that a load, a job or an unload may take; a job has its job_timeout_s "
-            "at least, where the file says it.",
+            help="Seconds that a load, a job or an unload may take: "
+            f"{DEFAULT_WAIT_S:g}, and for a job what its job_timeout_s says if that is more.",
         ),
-    ] = DEFAULT_WAIT_S,
+    ] = None,
 ) -> None:
     """Cycle a consumer through the running broker: unload, load, job, unload; show what it takes.
 
@@ -91,8 +91,9 @@ def measure(  # noqa: PLR0913 - the options of a command
     """
     job = _job(request, data)
     given = _given(config, name, needed=store)
-    job_timeout_s = wait if given is None else max(wait, given.job_timeout_s + _LAST_WORD_S)
-    bench = Bench(Client.at(url), name, settle, wait, job_timeout_s)
+    bench = Bench(
+        Client.at(url), name, settle, wait or DEFAULT_WAIT_S, wait or _job_timeout_s(given)
+    )
     with _progress(name, steps(cycles, job)) as advance:
         done, was_absent = asyncio.run(run_cycles(bench, cycles, job, force=force, advance=advance))
     residual_mib = given.residual_mib if given is not None else 0
@@ -112,6 +113,12 @@ def measure(  # noqa: PLR0913 - the options of a command
             'with --request "POST /path"'
         )
     _store(config, name, result)
+
+
+def _job_timeout_s(given: ConsumerConfig | None) -> float:
+    """For how long the broker may be silent about a job: it ends what runs for longer."""
+    own_s = 0.0 if given is None else given.job_timeout_s + _LAST_WORD_S
+    return max(DEFAULT_WAIT_S, own_s)
 
 
 def _job(request: str | None, data: str | None) -> Job | None:

@@ -45,6 +45,7 @@ class FakeBroker:
         """What is said to those who ask for it."""
         self.takes_mib = takes_mib
         self.job_status = 200
+        self.answers_jobs = True
         self.status: dict[str, Any] = {
             "gpus": [{"index": 0, "healthy": True, "free_mib": 8000}],
             "consumers": {"tts": consumer(**tts)},
@@ -58,6 +59,8 @@ class FakeBroker:
         if request.path.startswith("/consumers/"):
             self.bodies.append((await request.read(), request.content_type))
             self.answers_wanted.append(request.headers.get("X-MGPU-Answer"))
+            if not self.answers_jobs:
+                await asyncio.get_running_loop().create_future()
             return web.Response(status=self.job_status, body=b"\x00\xff" * 1000)
         verb = request.path.rpartition("/")[2]
         if verb in self.refuses:
@@ -300,6 +303,19 @@ async def test_why_it_failed_is_said_also_when_it_cannot_be_left_as_it_was(
     assert broker.asked[-1] == "POST /api/consumers/tts/pin", "what can be restored is"
 
 
+async def test_a_job_that_takes_too_long_is_named_and_ends_it(
+    mgpu: Mgpu, start_broker: StartBroker
+) -> None:
+    broker = FakeBroker()
+    broker.answers_jobs = False
+
+    result = await run(mgpu, start_broker, broker, "tts", "--request", "POST /tts", "--wait", "0.5")
+
+    assert result.exit_code == 3
+    assert "the job took longer than 0.5 s; --wait gives it more" in result.stderr
+    assert broker.asked[-1] == "POST /api/consumers/tts/unload"
+
+
 @pytest.mark.parametrize(("file_says", "job_timeout_s"), [("", 900.0), ("3600", 3660.0)])
 async def test_a_job_may_take_as_long_as_the_broker_lets_it(
     mgpu: Mgpu, monkeypatch: pytest.MonkeyPatch, file: Path, file_says: str, job_timeout_s: float
@@ -318,6 +334,8 @@ async def test_a_job_may_take_as_long_as_the_broker_lets_it(
 
     (bench,) = benches
     assert (bench.timeout_s, bench.job_timeout_s) == (900.0, job_timeout_s)
+    await mgpu("measure", "tts", "-c", str(file), "--wait", "5")
+    assert (benches[1].timeout_s, benches[1].job_timeout_s) == (5.0, 5.0)
 
 
 async def test_at_a_terminal_each_step_is_shown_with_how_much_is_done(
