@@ -21,6 +21,7 @@ from mgpu.core.effects import (
     Finish,
     Grant,
     Keep,
+    Measured,
     Sample,
     SetTimer,
     StartLoad,
@@ -80,7 +81,9 @@ class World:
         self.timers: dict[Timer, float] = {}
         self.draining = False
         self.by_hand = NOTHING_ASKED
-        """What the broker's store has."""
+        """What the broker's store has of people's wishes."""
+        self.learned_mib: dict[str, tuple[int, int]] = {}
+        """What it has of measurements: footprints and residuals."""
         self.requests: set[str] = set()
         self._deaf_until = -math.inf
         self._ends_at = scenario.starts_at + FAULTS_LAST_S
@@ -169,6 +172,8 @@ class World:
                 self.requests.discard(request)
             case Keep(by_hand):
                 self.by_hand = by_hand
+            case Measured(name, _, footprint_mib, residual_mib):
+                self.learned_mib[name] = (footprint_mib, residual_mib)
             case Sample(fast):
                 self.watch.sample(fast=fast)
             case _:
@@ -216,14 +221,13 @@ class World:
         self._deaf_until = max(self._deaf_until, self.now + seconds)
 
     def start_again(self) -> None:
-        """A new broker knows how far the tokens were given out, and what people asked for.
-
-        Footprints are learned anew: none of them is measured (``footprint_mib: auto``).
-        """
+        """A new broker knows how far the tokens went, what was measured and what people wanted."""
         self.note("the broker starts again")
         self.machine.broker_died()
         first_token = self.records.last_token + TOKEN_BLOCK
-        self.scheduler = Scheduler(self.scenario.policy, first_token, kept=self.by_hand)
+        self.scheduler = Scheduler(
+            self.scenario.policy, first_token, self.learned_mib, kept=self.by_hand
+        )
         self.state = self.scheduler.state
         self.records = self.records.of_next_broker()
         for record in (self.timers, self.visits, self.requests):
