@@ -186,18 +186,41 @@ async def expect_nothing_yet(_request: web.Request) -> None:
 
 async def json_object(body: RequestBody) -> dict[str, Any]:
     """Take in a whole body that must be a JSON object of 8 MiB at most; raise ``RequestError``."""
-    received = bytearray()
-    async for chunk in _chunks(body):
-        received += chunk
-        if len(received) > MAX_SIMPLE_BODY_BYTES:
-            raise BodyTooLarge(f"The body must have {MAX_SIMPLE_BODY_BYTES} bytes at most.")
+    received = await short(body)
+    if received is None:
+        raise BodyTooLarge(f"The body must have {MAX_SIMPLE_BODY_BYTES} bytes at most.")
     try:
-        document = json.loads(received, parse_constant=_not_json)
-    except (ValueError, RecursionError) as error:
+        document = parsed(received)
+    except ValueError as error:
         raise BadRequest("The body must be JSON.") from error
     if not isinstance(document, dict):
         raise BadRequest("The body must be a JSON object.")
     return document
+
+
+async def short(body: RequestBody) -> bytes | None:
+    """Take in a whole body of 8 MiB at most; None for a longer one.
+
+    ``body.data`` gives all of it either way.
+    """
+    chunks = _chunks(body)
+    received = bytearray()
+    async for chunk in chunks:
+        received += chunk
+        if len(received) > MAX_SIMPLE_BODY_BYTES:
+            body.data = _after(bytes(received), chunks)
+            return None
+    if body.data is not None:
+        body.data = bytes(received)
+    return bytes(received)
+
+
+def parsed(content: bytes) -> Any:
+    """What a body holds as JSON; raise ``ValueError``."""
+    try:
+        return json.loads(content, parse_constant=_not_json)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 async def _chunks(body: RequestBody) -> AsyncIterator[bytes]:
@@ -206,6 +229,12 @@ async def _chunks(body: RequestBody) -> AsyncIterator[bytes]:
     elif body.data is not None:
         async for chunk in body.data:
             yield chunk
+
+
+async def _after(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for chunk in rest:
+        yield chunk
 
 
 def _not_json(constant: str) -> None:

@@ -46,10 +46,16 @@ def _absolute(path: str) -> str:
     return path
 
 
+def _names_no_host(path: str) -> str:
+    """Refuse what a URL reader might take for another host."""
+    if _absolute(path).startswith(("//", "/\\")):
+        raise ValueError("must be a path: no // and no /\\ at its start")
+    return path
+
+
 def _stays_below_the_origin(path: str) -> str:
     """Refuse what a URL reader might take for another host, and what no path can hold."""
-    if not path.startswith("/"):
-        raise ValueError("must start with /")
+    _absolute(path)
     if path.startswith("//") or set(path) & set("\\#") or not path.isascii():
         raise ValueError("must be a path in ASCII: no //, backslash or fragment")
     if not path.isprintable() or " " in path:
@@ -77,6 +83,8 @@ JmesPath = Annotated[str, AfterValidator(_compiles)]
 CallPath = Annotated[str, AfterValidator(_stays_below_the_origin)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 UrlPath = Annotated[str, AfterValidator(_absolute)]
+UpstreamPath = Annotated[str, AfterValidator(_names_no_host)]
+"""A path at a consumer that is still to be encoded or filled in."""
 Command = Annotated[tuple[str, ...], BeforeValidator(_words), AfterValidator(_not_empty)]
 EnvironmentValue = Annotated[str, BeforeValidator(_as_text)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -210,7 +218,7 @@ class ModelsConfig(Section):
 class PollConfig(Section):
     """Where a consumer says what has become of one piece of work."""
 
-    path: UrlPath
+    path: UpstreamPath
     interval_s: Seconds = 0.25
     until: JmesPath
     failed: JmesPath | None = None
@@ -220,14 +228,14 @@ class PollConfig(Section):
 class ListedConfig(Section):
     """Where a consumer names all the work that is not over."""
 
-    path: UrlPath
+    path: UpstreamPath
     ids: JmesPath
 
 
 class ResultsConfig(Section):
     """What has come of a piece of work."""
 
-    path: UrlPath
+    path: UpstreamPath
     files: JmesPath | None = None
 
 
@@ -235,7 +243,7 @@ class CancelConfig(Section):
     """A request that makes a consumer drop a piece of work."""
 
     method: Method = "POST"
-    path: UrlPath
+    path: UpstreamPath
     body: Any = None
 
 
@@ -254,7 +262,7 @@ class WorkflowConfig(Section):
     """A workflow of the user's that simple requests are filled into."""
 
     file: Path
-    path: UrlPath = "/prompt"
+    path: UpstreamPath = "/prompt"
     places: dict[str, str | tuple[str, ...]]
     defaults: dict[str, Any] = Field(default_factory=dict)
 
@@ -295,7 +303,7 @@ class ConsumerConfig(Section):
     drop_headers: tuple[str, ...] = ()
     models: ModelsConfig | None = None
     listen: str | None = None
-    paths: dict[UrlPath, UrlPath] = Field(default_factory=dict)
+    paths: dict[UrlPath, UpstreamPath] = Field(default_factory=dict)
     completion: CompletionConfig | None = None
     workflows: dict[str, WorkflowConfig] = Field(default_factory=dict)
     job_timeout_s: Seconds = 600.0
@@ -321,7 +329,7 @@ class RouteConfig(Section):
     """Where jobs of one path go."""
 
     consumer: str
-    path: UrlPath
+    path: UpstreamPath
     workflow: str | None = None
     load_body: dict[str, Any] | None = None
 

@@ -19,7 +19,15 @@ from pydantic import Field, ValidationError, model_validator
 
 from mgpu.config import files
 from mgpu.config.messages import sentences
-from mgpu.config.model import CallPath, ConsumerConfig, JmesPath, Port, Section, UrlPath
+from mgpu.config.model import (
+    CallPath,
+    ConsumerConfig,
+    JmesPath,
+    Port,
+    Section,
+    UpstreamPath,
+    UrlPath,
+)
 from mgpu.config.openai import PATHS
 from mgpu.config.placeholders import names_in
 from mgpu.config.problems import (
@@ -95,7 +103,7 @@ class Preset(Section):
     needs: str | None = None
     """How the service must have been started for this to work."""
     fingerprint: Fingerprint | None = None
-    routes: dict[UrlPath, UrlPath] = Field(default_factory=dict)
+    routes: dict[UrlPath, UpstreamPath] = Field(default_factory=dict)
     """Routes of the broker that make sense for it, each with the path at the service."""
     asked_as: dict[str, str] = Field(default_factory=dict)
     """Models that its clients ask for and that it does not name, each with how that is known."""

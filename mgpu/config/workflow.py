@@ -122,6 +122,20 @@ class Workflow:
                 yield ("defaults", name), problem
 
 
+def is_graph(document: Any) -> bool:
+    """Whether this is a workflow in API format: an object of nodes, and nothing else."""
+    return (
+        isinstance(document, dict)
+        and bool(document)
+        and all(isinstance(node, dict) and "class_type" in node for node in document.values())
+    )
+
+
+def is_of_editor(document: Any) -> bool:
+    """Whether this is a workflow as the editor saves it, which the server cannot run."""
+    return isinstance(document, dict) and isinstance(document.get("nodes"), list)
+
+
 def read(config: WorkflowConfig) -> Workflow:
     """Read a workflow's file and find its places; raise ``WorkflowError`` with every problem."""
     graph = _graph(config.file)
@@ -173,7 +187,7 @@ def _graph(path: Path) -> dict[str, Any]:
         fail("is not JSON")
     if not isinstance(graph, dict) or not graph:
         fail("is not a workflow: it must be a JSON object of nodes")
-    if isinstance(graph.get("nodes"), list):
+    if is_of_editor(graph):
         fail("is a workflow as the editor saves it: export it in API format")
     for name, node in graph.items():
         if not isinstance(node, dict) or not isinstance(node.get("inputs"), dict):

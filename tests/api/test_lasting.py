@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import aiohttp
@@ -13,6 +13,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
+from mgpu.api import body as request_body
 from mgpu.api import leaseholder
 from tests.api.conftest import Site, Sites
 from tests.api.raw import RawClient
@@ -208,6 +209,104 @@ async def test_the_answer_is_the_picture_itself(site: Site, comfyui: StandinComf
     assert shown.size == (24, 16)
     assert shown.rows[0][:3] == b"\x00\xff\x00"
     await ended(site, "done")
+
+
+@pytest.mark.parametrize("path", ["/v1/image", "/v1/image?x=1"])
+async def test_a_body_that_is_a_workflow_itself_is_sent_as_one(
+    site: Site, comfyui: StandinComfyUI, path: str
+) -> None:
+    """What ComfyUI saves with Export (API) can be sent as it is."""
+    async with site.client.post(site.url(path), json=picture(24, 16)) as response:
+        assert response.content_type == "image/png"
+        assert read_png(await response.read()).size == (24, 16)
+    assert comfyui.prompts == [{"prompt": picture(24, 16)}]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"prompt": picture(), "extra_data": {"a": 1}},
+        {"prompt": picture(), "9": picture()["9"]},
+        {"9": {"inputs": {}}},
+        {"batch": {"graph": {"nodes": {}}}},
+        [picture()],
+        "cat",
+    ],
+)
+async def test_any_other_body_passes_byte_by_byte(sites: Sites, body: Any) -> None:
+    sent = json.dumps(body, indent=3).encode()
+    seen: list[bytes] = []
+
+    async def refusing(request: web.Request) -> web.StreamResponse:
+        seen.append(await request.read())
+        return web.Response(status=400)
+
+    url = await sites.upstream(refusing)
+    site = await sites.broker(url, consumer={"completion": completion()}, routes=ROUTES)
+
+    async with site.client.post(site.url("/v1/image"), data=sent) as response:
+        assert response.status == 400
+    assert seen == [sent]
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_a_body_too_long_to_be_looked_at_passes_whole(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch, *, chunked: bool
+) -> None:
+    monkeypatch.setattr(request_body, "MAX_SIMPLE_BODY_BYTES", 1000)
+    sent = json.dumps(slow_picture(5000)).encode()
+    seen: list[bytes] = []
+
+    async def refusing(request: web.Request) -> web.StreamResponse:
+        seen.append(await request.read())
+        return web.Response(status=400)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield sent
+
+    url = await sites.upstream(refusing)
+    site = await sites.broker(url, consumer={"completion": completion()}, routes=ROUTES)
+
+    data = chunks() if chunked else sent
+    async with site.client.post(site.url("/v1/image"), data=data) as response:
+        assert response.status == 400
+    assert seen == [sent]
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+async def test_a_workflow_in_the_editors_format_is_refused_before_it_waits(
+    site: Site, comfyui: StandinComfyUI, *, wrapped: bool
+) -> None:
+    saved = {"last_node_id": 9, "nodes": [{"id": 9, "type": "SaveImage"}], "links": []}
+    body = {"prompt": saved} if wrapped else saved
+    await site.broker.hold()
+
+    status, problem = await _problem(site.client.post(site.url("/v1/image"), json=body))
+
+    assert (status, problem["type"]) == (400, "urn:mgpu:bad-request")
+    assert "Export it in API format" in problem["detail"]
+    assert not site.broker.asked
+    assert not comfyui.prompts
+
+
+@pytest.mark.parametrize("name", ["images", "gifs", "video", "audio", "3d"])
+async def test_files_are_found_under_every_name_that_nodes_give_them(
+    sites: Sites, name: str
+) -> None:
+    async def answering(request: web.Request) -> web.StreamResponse:
+        if request.method == "POST":
+            return web.json_response({"prompt_id": "1"})
+        if request.path == "/view":
+            return web.Response(body=request.query["filename"].encode())
+        file = {"filename": "made", "subfolder": "", "type": "output"}
+        outputs = {"8": {"text": ["no file"], "animated": [True]}, "9": {name: [file]}}
+        return web.json_response({"1": {"outputs": outputs, "status": {"completed": True}}})
+
+    url = await sites.upstream(answering)
+    site = await sites.broker(url, consumer={"completion": completion()}, routes=ROUTES)
+
+    async with post(site, "/v1/image", picture()) as response:
+        assert await response.read() == b"made"
 
 
 async def test_what_is_only_shown_counts_where_nothing_is_saved(site: Site) -> None:

@@ -13,6 +13,11 @@ from tests.api.conftest import Site, Sites
 from tests.support.comfyui import StandinComfyUI, completion, picture
 from tests.support.png import read_png
 
+EDITORS = (
+    "This is a workflow as ComfyUI's editor saves it. Export it in API format: "
+    "in ComfyUI's menu, Export (API)."
+)
+
 
 def post(site: Site, path: str, graph: Any, **how: Any) -> Any:
     return site.client.post(site.url(path), json={"prompt": graph}, **how)
@@ -45,6 +50,14 @@ async def test_a_workflow_is_passed_on_as_it_is(simple: Site, comfyui: StandinCo
     assert comfyui.prompts == [body]
 
 
+async def test_a_body_that_is_a_workflow_itself_is_not_filled_in(
+    simple: Site, comfyui: StandinComfyUI
+) -> None:
+    async with simple.client.post(simple.url("/v1/image"), json=picture(40)) as response:
+        assert read_png(await response.read()).size == (40, 8)
+    assert comfyui.prompts == [{"prompt": picture(40)}]
+
+
 @pytest.mark.parametrize(
     ("body", "detail"),
     [
@@ -55,6 +68,7 @@ async def test_a_workflow_is_passed_on_as_it_is(simple: Site, comfyui: StandinCo
         (b'{"width": NaN}', "The body must be JSON."),
         (b"[" * 100_000, "The body must be JSON."),
         (b"[1]", "The body must be a JSON object."),
+        (b'{"nodes": [], "links": []}', EDITORS),
     ],
 )
 async def test_what_cannot_be_filled_in_is_refused_before_it_waits(

@@ -36,6 +36,7 @@ TTS = """
       tts:
         url: http://127.0.0.1:8001
 """
+COMPLETION = "completion: {requests: [POST /a], id: a, poll: {path: '/{id}', until: a}"
 
 
 def test_the_example_at_the_top_of_the_repository_is_valid() -> None:
@@ -184,6 +185,33 @@ def test_what_rests_on_a_wrong_value_is_not_reported_too(problems: Problems) -> 
 )
 def test_a_wrong_value_is_told_what_it_must_be(problems: Problems, text: str, problem: str) -> None:
     assert problem in problems(text)
+
+
+@pytest.mark.parametrize("path", ["//other.example/x", "/\\other.example/x"])
+@pytest.mark.parametrize(
+    ("line", "key"),
+    [
+        ("paths: {/v1/embeddings: 'PATH'}", "paths./v1/embeddings"),
+        (COMPLETION.replace("/{id}", "PATH") + "}", "completion.poll.path"),
+        (f"{COMPLETION}, listed: {{path: 'PATH', ids: a}}}}", "completion.listed.path"),
+        (f"{COMPLETION}, results: {{path: 'PATH'}}}}", "completion.results.path"),
+        (f"{COMPLETION}, cancel: [{{path: 'PATH'}}]}}", "completion.cancel[0].path"),
+        ("workflows: {w: {file: f, path: 'PATH', places: {}}}", "workflows.w.path"),
+        ("models: {path: 'PATH'}", "models.path"),
+    ],
+)
+def test_a_path_that_may_mean_another_host_is_refused(
+    problems: Problems, line: str, key: str, path: str
+) -> None:
+    found = problems(f"{TTS}        {line.replace('PATH', path)}\n")
+
+    assert any(each.startswith(f"5: consumers.tts.{key}: must be a path") for each in found), found
+
+
+def test_a_route_to_another_host_is_refused(problems: Problems) -> None:
+    found = problems(f"{TTS}    routes: {{/v1/x: {{consumer: tts, path: //other.example/x}}}}\n")
+
+    assert found == ["5: routes./v1/x.path: must be a path: no // and no /\\ at its start"]
 
 
 def test_booleans_of_yaml_1_1_are_taken_where_a_boolean_belongs(loaded: Load) -> None:
