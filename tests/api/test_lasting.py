@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -15,6 +16,7 @@ from structlog.testing import capture_logs
 
 from mgpu.api import body as request_body
 from mgpu.api import leaseholder
+from mgpu.config import presets
 from tests.api.conftest import Site, Sites
 from tests.api.raw import RawClient
 from tests.support.comfyui import (
@@ -154,6 +156,26 @@ async def test_an_interrupt_passes_and_ends_the_job(site: Site, comfyui: Standin
 
     await ended(site, "failed")
     assert not comfyui.running
+
+
+async def test_a_cancel_by_its_id_passes_the_prompt_that_it_is_to_end(
+    sites: Sites, comfyui: StandinComfyUI
+) -> None:
+    preset = presets.find("comfyui", Path("/nowhere")).preset.consumer
+    consumer = {"completion": completion(), "not_activity": preset["not_activity"]}
+    site = await sites.broker(comfyui.url, consumer=consumer, routes=ROUTES)
+    comfyui.gate.close()
+    async with post(site, "/consumers/tts/api/prompt", slow_picture(3)) as response:
+        work = (await response.json())["prompt_id"]
+    await comfyui.gate.reached()
+
+    path = f"/consumers/tts/api/jobs/{work}/cancel"
+    async with asyncio.timeout(5), site.client.post(site.url(path)) as response:
+        assert await response.json() == {"cancelled": True}
+    comfyui.gate.open()
+
+    await ended(site, "failed")
+    assert comfyui.history[work]["status"]["completed"] is False
 
 
 async def test_work_that_somebody_deletes_from_the_queue_ends_the_job(

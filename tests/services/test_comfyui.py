@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 import aiohttp
 import pytest
 import yaml
+from yarl import URL
 
 from tests.support.broker_process import BrokerProcess, serving
 from tests.support.comfyui import (
     StandinComfyUI,
     broken_picture,
-    completion,
     picture,
     real_comfyui,
     slow_picture,
@@ -84,19 +84,11 @@ async def broker(
     workflow = {"file": "one_colour.json", "places": places, "defaults": {"seed": 0xFF}}
     comfyui = {
         "url": url,
+        "preset": "comfyui",
         "listen": f"127.0.0.1:{free_port()}",
         "footprint_mib": 4000,
-        "unload": {"path": "/free", "body": {"free_memory": True}},
-        "health": {"path": "/system_stats"},
-        "completion": completion(),
+        "completion": {"poll": {"interval_s": 0.05}},
         "workflows": {"one-colour": workflow},
-        "not_activity": [
-            "GET,HEAD /*",
-            "POST /interrupt",
-            "POST /api/interrupt",
-            "POST /queue",
-            "POST /free",
-        ],
     }
     config = {
         "gpu": {"backend": "simulated"},
@@ -366,9 +358,7 @@ async def test_a_client_that_leaves_interrupts_its_workflow(
     )
     work = await running(direct)
 
-    client.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await client
+    await left(client)
 
     await broker.until("c['comfyui']['running'] == 0", within_s=10)
     assert await queue(direct) == ([], [])
@@ -384,12 +374,55 @@ async def test_a_client_that_leaves_takes_its_workflow_out_of_the_queue(
     client = asyncio.create_task(post(broker, {"prompt": picture(color=12)}))
     await until(lambda: queue(direct), lambda found: bool(found[1]))
 
+    await left(client)
+
+    await broker.until("c['comfyui']['running'] == 0", within_s=1.0)
+    assert await queue(direct) == ([persons], [])
+
+
+async def test_a_client_that_leaves_has_its_own_workflow_dropped_and_nobody_elses(
+    broker: BrokerProcess, direct: aiohttp.ClientSession
+) -> None:
+    async def sent(color: int, steps: int) -> asyncio.Task[Any]:
+        body = {"prompt": slow_picture(steps, side=256, color=color)}
+        before = await queue(direct)
+        client = asyncio.create_task(post(broker, body))
+        await until(lambda: queue(direct), lambda found: found != before)
+        return client
+
+    first = await sent(17, LONG_STEPS)
+    one = await running(direct)
+    second, third = await sent(18, LONG_STEPS), await sent(19, 1)
+    _, (two, three) = await queue(direct)
+
+    await left(second)
+    await broker.until("c['comfyui']['running'] == 2", within_s=5)
+    assert await queue(direct) == ([one], [three])
+    assert await history(direct, two) == {}
+
+    await left(first)
+    status, kind, _ = await third
+
+    assert (status, kind) == (200, "image/png")
+    assert (await entry_of(direct, one))["status"]["messages"][-1][0] == "execution_interrupted"
+    assert (await entry_of(direct, three))["status"]["completed"] is True
+    await broker.until("c['comfyui']['running'] == 0")
+
+
+async def left(client: asyncio.Task[Any]) -> None:
     client.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await client
 
-    await broker.until("c['comfyui']['running'] == 0", within_s=1.0)
-    assert await queue(direct) == ([persons], [])
+
+async def test_a_file_as_comfyui_exports_it_is_sent_as_it_is(broker: BrokerProcess) -> None:
+    status, kind, content = await post(broker, picture(24, 16, color=20))
+    assert (status, kind) == (200, "image/png")
+    assert size_of(content) == (24, 16)
+
+    status, kind, content = await post(broker, {"nodes": [], "links": [], "version": 0.4})
+    assert (status, kind) == (400, "application/problem+json")
+    assert "Export (API)" in json.loads(content)["detail"]
 
 
 async def test_openais_images_are_made_by_the_workflow(broker: BrokerProcess) -> None:
@@ -439,6 +472,56 @@ async def test_the_page_interrupts_its_prompt(
     await broker.until("s['gpus'][0]['lock']['consumer'] is None", within_s=10)
     entry = await entry_of(direct, work)
     assert entry["status"]["messages"][-1][0] == "execution_interrupted"
+
+
+async def test_the_page_s_second_prompt_stands_in_comfyuis_own_queue(
+    broker: BrokerProcess, port: aiohttp.ClientSession, direct: aiohttp.ClientSession
+) -> None:
+    first = await submit(port, slow_picture(LONG_STEPS, side=256, color=21))
+    second = await submit(port, picture(color=22))
+    assert await running(direct) == first
+    assert await queue(direct) == ([first], [second])
+    assert (await broker.consumer("comfyui"))["running"] == 2
+
+    async with port.post("/api/queue", json={"delete": [second]}) as response:
+        assert response.status == 200
+    await broker.until("c['comfyui']['running'] == 1", within_s=5)
+    assert await queue(direct) == ([first], [])
+
+    async with port.post("/api/interrupt", json={"prompt_id": first}) as response:
+        assert response.status == 200
+    await broker.until("s['gpus'][0]['lock']['consumer'] is None", within_s=10)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "known"),
+    [
+        ("POST", "/api/userdata/workflows%2Fa.json", {"nodes": []}, True),
+        ("DELETE", "/api/userdata/no-such.json", None, False),
+        ("PATCH", "/internal/logs/subscribe", {"clientId": "page", "enabled": False}, True),
+        ("POST", "/api/jobs/no-such/cancel", None, None),
+        ("POST", "/api/history", {"delete": ["no-such"]}, True),
+    ],
+)
+async def test_what_computes_nothing_does_not_wait_for_a_prompt(
+    broker: BrokerProcess,
+    port: aiohttp.ClientSession,
+    *,
+    method: str,
+    path: str,
+    body: Any,
+    known: bool | None,
+) -> None:
+    """``known``: None where only newer ones have the route."""
+    for color in range(4):  # as many as there may be at once
+        await submit(port, slow_picture(LONG_STEPS, side=256, color=23 + color))
+
+    url = URL(path, encoded=True)
+    async with asyncio.timeout(5), port.request(method, url, json=body) as response:
+        assert "X-MGPU-Job" not in response.headers
+        assert known is None or response.ok is known
+
+    assert (await broker.consumer("comfyui"))["running"] == 4
 
 
 async def test_the_page_itself_loads_without_the_lock(port: aiohttp.ClientSession) -> None:

@@ -1,7 +1,8 @@
 """ComfyUI as a broker sees it: queue, history, interrupt, /free, /view, /ws; and the real one.
 
-The stand-in answers as ComfyUI 0.3.64 does; ``tests/services`` asks both the same. It knows five
-nodes: EmptyImage, ImageBlur (which takes ``step_s``), SaveImage, PreviewImage and PreviewAny.
+The stand-in answers as ComfyUI 0.3.64 does, and to /api/jobs/ID/cancel as newer ones do;
+``tests/services`` asks both the same. It knows five nodes: EmptyImage, ImageBlur (which takes
+``step_s``), SaveImage, PreviewImage and PreviewAny.
 """
 
 from __future__ import annotations
@@ -83,6 +84,7 @@ class StandinComfyUI:
         self.running: list[list[Any]] = []
         self.history: dict[str, Any] = {}
         self._files: dict[tuple[str, str], bytes] = {}
+        self._userdata: dict[str, bytes] = {}
         self._flags: dict[str, Any] = {}
         self._interrupted = False
         self._numbers = itertools.count()
@@ -102,9 +104,14 @@ class StandinComfyUI:
             app.router.add_post(f"{prefix}/interrupt", self._post_interrupt)
             app.router.add_post(f"{prefix}/free", self._post_free)
             app.router.add_get(f"{prefix}/history/{{id}}", self._get_history)
+            app.router.add_post(f"{prefix}/history", self._post_history)
             app.router.add_get(f"{prefix}/view", self._view)
+            app.router.add_post(f"{prefix}/userdata/{{file}}", self._post_userdata)
+            app.router.add_delete(f"{prefix}/userdata/{{file}}", self._delete_userdata)
             app.router.add_get(f"{prefix}/system_stats", self._system_stats)
             app.router.add_get("/ws" if not prefix else "/api/ws", self._ws)
+        app.router.add_patch("/internal/logs/subscribe", self._subscribe_logs)
+        app.router.add_post("/api/jobs/{id}/cancel", self._cancel)
         app.router.add_get("/", self._page)
         self._runner = web.AppRunner(app, shutdown_timeout=0.1)
         await self._runner.setup()
@@ -184,6 +191,11 @@ class StandinComfyUI:
         entry = self.history.get(work)
         return web.json_response({} if entry is None else {work: entry})
 
+    async def _post_history(self, request: web.Request) -> web.Response:
+        for work in json.loads(await request.read()).get("delete", []):
+            self.history.pop(work, None)
+        return web.Response()
+
     async def _view(self, request: web.Request) -> web.Response:
         name, kind = request.query["filename"], request.query.get("type", "output")
         content = self._files.get((kind, name))
@@ -191,6 +203,29 @@ class StandinComfyUI:
             return web.Response(status=404)
         disposition = {"Content-Disposition": f'filename="{name}"'}
         return web.Response(body=content, content_type="image/png", headers=disposition)
+
+    async def _cancel(self, request: web.Request) -> web.Response:
+        work = request.match_info["id"]
+        waits = [entry for entry in self.pending if entry[1] == work]
+        runs = any(entry[1] == work for entry in self.running)
+        self.pending = [entry for entry in self.pending if entry[1] != work]
+        if runs:
+            self.interrupts += 1
+            self._interrupted = True
+        return web.json_response({"cancelled": runs or bool(waits)})
+
+    async def _post_userdata(self, request: web.Request) -> web.Response:
+        name = request.match_info["file"]
+        self._userdata[name] = await request.read()
+        return web.json_response(name)
+
+    async def _delete_userdata(self, request: web.Request) -> web.Response:
+        known = self._userdata.pop(request.match_info["file"], None) is not None
+        return web.Response(status=204 if known else 404)
+
+    async def _subscribe_logs(self, request: web.Request) -> web.Response:
+        document = json.loads(await request.read())
+        return web.Response(status=200 if {"clientId", "enabled"} <= set(document) else 400)
 
     async def _system_stats(self, _request: web.Request) -> web.Response:
         return web.json_response({"system": {"comfyui_version": "stand-in"}, "devices": []})
