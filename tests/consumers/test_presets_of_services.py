@@ -103,6 +103,28 @@ async def test_every_model_of_ollama_is_unloaded_and_nothing_is_asked_of_others(
     assert sent == [{"model": name, "keep_alive": 0} for name in ("gone", "llama3:8b", "org/embed")]
 
 
+async def test_ollama_s_model_is_loaded_without_a_word_from_it(sites: Start) -> None:
+    site = await sites(Ollama)
+    await site.controller.load(NOWHERE)
+
+    assert site.service.held == {"qwen3:8b"}
+    assert [body for body in site.service.bodies if body] == [{"model": "qwen3:8b"}]
+
+
+async def test_ollama_loads_nothing_by_itself_where_no_model_is_named(sites: Start) -> None:
+    site = await sites(Ollama, parameters={})
+    await site.controller.load(NOWHERE)
+
+    assert site.config.load is None
+    assert site.service.changes == []
+
+
+async def test_a_model_that_ollama_cannot_load_so_fails_the_load(sites: Start) -> None:
+    site = await sites(Ollama, parameters={"model": "embeds"})
+    with pytest.raises(LoadFailed, match="answered 400"):
+        await site.controller.load(NOWHERE)
+
+
 async def test_the_router_s_models_are_awaited_both_ways(sites: Start) -> None:
     site = await sites(LlamaRouter)
     await site.controller.load(NOWHERE)

@@ -144,6 +144,40 @@ async def test_a_chat_by_openais_api_goes_by_its_model(setup: Setup) -> None:
     assert await in_vram(ollama) == {"other"}
 
 
+async def test_the_model_that_is_named_is_loaded_before_anybody_asks(
+    ollama: str, tmp_path: Path
+) -> None:
+    await until_in_vram(ollama)
+    parameters = {"model": "other"}
+    async with behind(
+        tmp_path, "ollama", ollama, preset="ollama", parameters=parameters, pinned=True
+    ) as (broker, own_port, _):
+        await broker.until("c['ollama']['state'] == 'resident'", within_s=60)
+        assert await in_vram(ollama) == {"other"}
+        answer = json.loads(await post(f"{own_port}/api/chat", chat("other", stream=False)))
+        assert answer["done_reason"] == "length"
+
+        await broker.unload("ollama")
+        assert await in_vram(ollama) == set()
+        await broker.load("ollama")
+        assert await in_vram(ollama) == {"other"}
+        await broker.unload("ollama")
+
+
+async def test_a_model_that_is_not_there_is_a_failed_load(ollama: str, tmp_path: Path) -> None:
+    parameters = {"model": "no-such"}
+    async with (
+        behind(tmp_path, "ollama", ollama, preset="ollama", parameters=parameters) as (
+            broker,
+            _,
+            _,
+        ),
+        broker.session.post(f"{broker.url}/api/consumers/ollama/load") as response,
+    ):
+        assert response.status == 502
+        assert "answered 404" in (await response.json())["detail"]
+
+
 async def test_streams_end_as_they_should(setup: Setup) -> None:
     broker, own_port, _ = setup
     lines = (await post(f"{own_port}/api/chat", chat("tiny"))).splitlines()

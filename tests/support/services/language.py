@@ -26,6 +26,7 @@ LLAMA_PAGE = (
 
 class Ollama(Service):
     preset = "ollama"
+    parameters: ClassVar = {"model": "qwen3:8b"}
     pages: ClassVar = {
         "/": "Ollama is running",
         "/v1/models": listed("qwen3:8b", "llava", owner="library"),
@@ -89,8 +90,12 @@ class Ollama(Service):
         if body.get("keep_alive") == 0 and "prompt" not in body:
             self.later(lambda: self.held.discard(body["model"]))
             return ok({"model": body["model"], "done": True, "done_reason": "unload"})
+        if body["model"] == "embeds":
+            return ok({"error": '"embeds" does not support generate'}, 400)
+        await asyncio.sleep(LAG_S)  # it answers when the model is there
         self.held.add(body["model"])
-        return ok({"done": True})
+        reason = "stop" if body.get("prompt") else "load"
+        return ok({"model": body["model"], "done": True, "done_reason": reason})
 
 
 class LlamaRouter(Service):
