@@ -104,6 +104,16 @@ def test_a_preset_tells_its_gotchas_and_its_port(name: str, tmp_path: Path) -> N
     assert found.built_in
 
 
+@pytest.mark.parametrize(
+    "name", ["automatic1111", "comfyui", "forge", "sdnext", "stable-diffusion-cpp", "swarmui"]
+)
+def test_a_video_has_an_hour_also_when_others_stand_before_it(loaded: Load, name: str) -> None:
+    config = loaded(f"consumers: {{a: {{url: 'http://127.0.0.1:1', preset: {name}}}}}")
+    a = config.consumers["a"]
+
+    assert a.job_timeout_s / a.concurrency >= 3600
+
+
 # What wins
 
 

@@ -10,6 +10,35 @@ from tests.support.services.base import BODY, Service, empty, ok
 
 MIB = 1 << 20
 
+CLICKS_IN_GRADIO_3 = ("GET /queue/join", "POST /run/predict", "POST /api/predict")
+"""Of what is behind a click nothing can be told: it may be a picture."""
+PAGE_OF_GRADIO = (
+    "GET /",
+    "HEAD /",
+    "GET /app_id",
+    "GET /assets/index.js",
+    "GET /config",
+    "GET /favicon.ico",
+    "GET /file=/tmp/gradio/a.png",
+    "HEAD /file=/tmp/gradio/a.png",
+    "GET /info",
+    "GET /queue/status",
+    "GET /robots.txt",
+    "GET /startup-events",
+    "GET /static/img/logo.svg",
+    "GET /theme.css",
+    "GET /token",
+    "GET /user",
+    "POST /login",
+    "POST /reset",
+    "POST /upload",
+)
+
+
+def below_api(*requests: str) -> list[str]:
+    """These, and the same below /api."""
+    return [*requests, *(request.replace(" /", " /api/", 1) for request in requests)]
+
 
 class ComfyUi(Service):
     preset = "comfyui"
@@ -20,9 +49,53 @@ class ComfyUi(Service):
         "POST /prompt": "queue",
         "POST /free": "free",
     }
-    jobs = ("POST /prompt", "POST /api/prompt")
-    looks = ("GET /ws", "GET /queue", "GET /api/queue", "GET /history/1", "POST /interrupt")
-    dangers = ("POST /manager/reboot", "GET /api/manager/reboot")
+    jobs = ("POST /prompt", "POST /api/prompt", "POST /some-custom-node/infer")
+    looks = (
+        *below_api(
+            "GET /",
+            "GET /ws",
+            "GET /queue",
+            "GET /history/1",
+            "GET /object_info",
+            "GET /view",
+            "POST /free",
+            "POST /history",
+            "POST /interrupt",
+            "POST /models/download",
+            "POST /queue",
+            "POST /settings",
+            "POST /settings/Comfy.Validation.Workflows",
+            "POST /upload/image",
+            "POST /upload/mask",
+            "POST /userdata/workflows/a.json",
+            "POST /userdata/workflows/a.json/move/workflows/b.json",
+            "DELETE /userdata/workflows/a.json",
+            "POST /users",
+            "POST /customnode/install/git_url",
+            "POST /manager/queue/start",
+            "POST /snapshot/save",
+            "POST /v2/manager/queue/task",
+        ),
+        "PATCH /internal/logs/subscribe",
+        "POST /api/jobs/cancel",
+        "POST /api/jobs/7/cancel",
+        "HEAD /api/assets/hash/blake3:0",
+        "POST /api/assets",
+        "POST /api/assets/from-hash",
+        "POST /api/assets/download",
+        "PUT /api/assets/7",
+        "DELETE /api/assets/7",
+        "POST /api/assets/7/tags",
+        "DELETE /api/tasks/7",
+    )
+    dangers = tuple(
+        below_api(
+            "GET /manager/reboot",
+            "POST /manager/reboot",
+            "GET /v2/manager/reboot",
+            "POST /v2/manager/reboot",
+        )
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,8 +141,22 @@ class Automatic1111(Service):
         "POST /sdapi/v1/reload-checkpoint": "reload",
         "POST /sdapi/v1/txt2img": "txt2img",
     }
-    jobs = ("POST /sdapi/v1/txt2img", "POST /sdapi/v1/extra-single-image")
-    looks = ("GET /sdapi/v1/progress", "POST /internal/progress", "GET /internal/ping")
+    jobs: ClassVar[tuple[str, ...]] = (
+        "POST /sdapi/v1/txt2img",
+        "POST /sdapi/v1/extra-single-image",
+        "POST /sdapi/v1/options",
+        *CLICKS_IN_GRADIO_3,
+    )
+    looks: ClassVar[tuple[str, ...]] = (
+        "GET /sdapi/v1/progress",
+        "GET /internal/ping",
+        "GET /sd_extra_networks/thumb",
+        "GET /webui-assets/css/sourcesanspro.css",
+        "POST /internal/progress",
+        "POST /sdapi/v1/interrupt",
+        "POST /sdapi/v1/refresh-checkpoints",
+        *PAGE_OF_GRADIO,
+    )
     dangers = ("POST /sdapi/v1/server-kill", "POST /sdapi/v1/server-restart")
 
     async def options(self, _: web.Request) -> web.Response:
@@ -103,6 +190,21 @@ class Automatic1111(Service):
 
 class Forge(Automatic1111):
     preset = "forge"
+    jobs: ClassVar[tuple[str, ...]] = (
+        "POST /sdapi/v1/txt2img",
+        "POST /queue/join",
+        "GET /queue/data",
+        "POST /run/predict",
+        "POST /controlnet/detect",
+    )
+    looks: ClassVar[tuple[str, ...]] = (
+        *Automatic1111.looks,
+        "GET /heartbeat/f00",
+        "GET /custom_component/1/component/index.js",
+        "GET /upload_progress",
+        "GET /controlnet/model_list",
+        "POST /cancel",
+    )
 
     async def options(self, _: web.Request) -> web.Response:
         # Its answer has the defaults of all options, saved or not.
@@ -125,8 +227,16 @@ class SdNext(Service):
         "POST /sdapi/v1/unload-checkpoint": "unload",
         "POST /sdapi/v1/reload-checkpoint": "reload",
     }
-    jobs = ("POST /sdapi/v1/txt2img", "POST /sdapi/v1/control")
-    looks = ("GET /sdapi/v1/status", "GET /sdapi/v1/sd-models", "POST /sdapi/v1/interrupt")
+    jobs = ("POST /sdapi/v1/txt2img", "POST /sdapi/v1/control", *CLICKS_IN_GRADIO_3)
+    looks = (
+        "GET /sdapi/v1/status",
+        "GET /sdapi/v1/sd-models",
+        "GET /sdapi/v1/browser/files",
+        "GET /js",
+        "POST /internal/progress",
+        "POST /sdapi/v1/interrupt",
+        *PAGE_OF_GRADIO,
+    )
     dangers = ("POST /sdapi/v1/shutdown", "POST /sdapi/v1/restart")
 
     async def status(self, _: web.Request) -> web.Response:
@@ -201,12 +311,20 @@ class SwarmUi(Service):
     jobs = (
         "POST /API/GenerateText2Image",
         "GET /API/GenerateText2ImageWS",
+        "GET /API/GridGenRun",
+        "GET /API/SelectModelWS",
+        "POST /API/SelectModel",
         "POST /ComfyBackendDirect/prompt",
     )
     looks = (
         "POST /API/GetNewSession",
         "POST /API/ListLoadedModels",
         "POST /API/TriggerRefresh",
+        "POST /API/ToggleImageStarred",
+        "POST /API/AddImageToHistory",
+        "POST /API/ComfySaveWorkflow",
+        "POST /API/GridGenSaveData",
+        "GET /API/DoModelDownloadWS",
         "GET /Text2Image",
         "GET /ComfyBackendDirect/ws",
     )
