@@ -177,7 +177,9 @@ class Completion:
         return await self._poll(work) or Ending(work, failed=True, dropped=True)
 
     async def _cancel(self, work: str) -> None:
-        for call in self._config.cancel:
+        for number, call in enumerate(self._config.cancel):
+            if number and await self._dropped(work) is not None:
+                return  # older ComfyUIs interrupt whatever runs, whichever prompt is named
             path = template.fill_path(call.path, {"id": work})
             body = template.fill_body(call.body, {"id": work})
             status, answer = await self._request(call.method, path, body)

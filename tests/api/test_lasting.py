@@ -439,9 +439,11 @@ async def test_a_client_that_leaves_interrupts_its_work_and_then_the_lease_ends(
     assert comfyui.history
 
 
+@pytest.mark.parametrize("minds_prompt_id", [True, False])
 async def test_a_client_that_leaves_takes_its_work_out_of_the_consumers_queue(
-    site: Site, comfyui: StandinComfyUI
+    site: Site, comfyui: StandinComfyUI, *, minds_prompt_id: bool
 ) -> None:
+    comfyui.minds_prompt_id = minds_prompt_id
     comfyui.gate.close()
     async with aiohttp.ClientSession() as person:
         await (await person.post(f"{comfyui.url}/prompt", json={"prompt": picture()})).read()
@@ -454,6 +456,7 @@ async def test_a_client_that_leaves_takes_its_work_out_of_the_consumers_queue(
     await ended(site, "cancelled", within_s=LEAVES_WITHIN_S)
     assert not comfyui.pending
     assert comfyui.running, "the other's is left alone"
+    assert not comfyui.interrupts
 
 
 @pytest.mark.parametrize("path", SHAPES)

@@ -74,6 +74,8 @@ class StandinComfyUI:
 
     def __init__(self, *, step_s: float = 0.02) -> None:
         self.step_s = step_s
+        self.minds_prompt_id = True
+        """When it is interrupted; before 0.3.57 it did not."""
         self.gate = Gate()
         self.url = ""
         self.prompts: list[dict[str, Any]] = []
@@ -175,7 +177,7 @@ class StandinComfyUI:
 
     async def _post_interrupt(self, request: web.Request) -> web.Response:
         body = await request.read()
-        work = json.loads(body).get("prompt_id") if body else None
+        work = json.loads(body).get("prompt_id") if body and self.minds_prompt_id else None
         if work is None or any(entry[1] == work for entry in self.running):
             self.interrupts += 1
             self._interrupted = True
