@@ -65,9 +65,33 @@ class LocalAi(Service):
         "POST /backend/load": "load",
         "POST /backend/shutdown": "shutdown",
     }
-    jobs = ("POST /v1/chat/completions", "POST /v1/audio/speech")
-    looks = ("GET /system", "GET /v1/models", "POST /models/apply")
-    dangers = ("POST /backend/shutdown", "POST /models/delete/m")
+    jobs = (
+        "POST /v1/chat/completions",
+        "POST /v1/audio/speech",
+        "POST /api/generate",
+        "GET /v1/realtime",
+        "GET /audio/transformations/stream",
+    )
+    looks = (
+        "GET /system",
+        "GET /v1/models",
+        "GET /app/chat",
+        "GET /assets/index.js",
+        "GET /api/operations",
+        "GET /ws/backend-logs/m",
+        "PATCH /api/models/config-json/m",
+        "POST /api/models/install/m",
+        "POST /api/operations/1/cancel",
+        "POST /api/settings",
+        "POST /models/apply",
+    )
+    dangers = (
+        "POST /backend/shutdown",
+        "POST /v1/backend/shutdown",
+        "POST /models/delete/m",
+        "POST /api/models/delete/m",
+        "POST /api/backends/delete/llama-cpp",
+    )
 
     async def readyz(self, _: web.Request) -> web.Response:
         return empty()
