@@ -415,6 +415,36 @@ async def test_invokeai_s_silence_about_models_in_use_is_not_relied_on(sites: St
     assert site.service.changes == []
 
 
+async def test_invokeai_is_not_kept_by_what_waits_in_a_queue_that_was_paused(
+    sites: Start,
+) -> None:
+    site = await sites(InvokeAi, unload={"timeout_s": 0.3})
+    site.service.put_in()
+    site.service.pending = 1
+    with pytest.raises(UnloadFailed, match="computes"):
+        await site.controller.unload()
+
+    site.service.paused = True
+
+    await site.controller.unload()
+    assert not site.service.held
+
+
+async def test_invokeai_is_kept_by_the_node_of_a_batch_that_was_cancelled(sites: Start) -> None:
+    site = await sites(InvokeAi)
+    site.service.put_in()
+    site.service.computing = 1
+    site.service.cancelled = True
+    unloading = asyncio.create_task(site.controller.unload())
+    await site.service.until(lambda: len(site.service.calls) > 3)
+    assert site.service.changes == []
+
+    site.service.computing = 0
+
+    await unloading
+    assert not site.service.held
+
+
 async def test_sdnext_s_empty_answer_is_a_success(sites: Start) -> None:
     site = await sites(SdNext)
     site.service.put_in()

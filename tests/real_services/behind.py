@@ -26,8 +26,10 @@ async def behind(
     folder: Path,
     name: str,
     url: str,
+    *,
     env: Mapping[str, str] | None = None,
     models: Mapping[str, str] | None = None,
+    routes: Mapping[str, Any] | None = None,
     **consumer: Any,
 ) -> AsyncIterator[Setup]:
     """Run a broker whose one consumer, called ``name``, is the service at ``url``."""
@@ -36,5 +38,7 @@ async def behind(
     config: dict[str, Any] = {"gpu": {"backend": "simulated"}, "consumers": {name: consumer}}
     if models:
         config["models"] = dict(models)
+    if routes:
+        config["routes"] = dict(routes)
     async with serving(folder, config, env=env) as broker:
         yield Setup(broker, f"http://127.0.0.1:{own_port}", url)

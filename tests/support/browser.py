@@ -84,6 +84,15 @@ class Page:
         await self.evaluate(f"{found}.focus()")
         await self.call("Input.insertText", text=text)
 
+    async def click(self, name: str) -> None:
+        """Click what has just this label or this text, as soon as it is there to be clicked."""
+        named = f"(e.ariaLabel || e.innerText || '').trim() === {json.dumps(name)}"
+        found = f"[...document.querySelectorAll('*')].findLast(e => {named})"
+        await self.until(f"{found}?.closest('[disabled]') === null")
+        await self.evaluate(
+            f"{found}.dispatchEvent(new MouseEvent('click', {{bubbles: true, cancelable: true}}))"
+        )
+
     async def press_enter(self) -> None:
         key = {"key": "Enter", "code": "Enter", "windowsVirtualKeyCode": 13, "text": "\r"}
         await self.call("Input.dispatchKeyEvent", type="keyDown", **key)

@@ -17,6 +17,7 @@ WHISPER_SERVER = Path(os.environ.get("MGPU_WHISPER_SERVER", "/nonexistent"))
 OLLAMA = Path(os.environ.get("MGPU_OLLAMA", "/nonexistent"))
 KOBOLDCPP = Path(os.environ.get("MGPU_KOBOLDCPP", "/nonexistent"))
 INFINITY = Path(os.environ.get("MGPU_INFINITY", "/nonexistent"))
+INVOKEAI = Path(os.environ.get("MGPU_INVOKEAI", "/nonexistent"))
 OPEN_WEBUI = Path(os.environ.get("MGPU_OPEN_WEBUI", "/nonexistent"))
 VLLM = Path(os.environ.get("MGPU_VLLM", "/nonexistent"))
 """The Python that has it."""
@@ -39,6 +40,9 @@ needs_koboldcpp = pytest.mark.skipif(
 )
 needs_infinity = pytest.mark.skipif(
     not INFINITY.is_file(), reason="MGPU_INFINITY names no infinity_emb"
+)
+needs_invokeai = pytest.mark.skipif(
+    not INVOKEAI.is_file(), reason="MGPU_INVOKEAI names no invokeai-web"
 )
 needs_open_webui = pytest.mark.skipif(
     not OPEN_WEBUI.is_file(), reason="MGPU_OPEN_WEBUI names no open-webui"

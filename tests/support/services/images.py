@@ -269,27 +269,57 @@ class InvokeAi(Service):
         "GET /api/v1/queue/default/b/{id}/status": "batch",
         "PUT /api/v1/queue/default/cancel_by_batch_ids": "cancel",
     }
-    jobs = ("POST /api/v1/queue/default/enqueue_batch",)
-    looks = ("GET /api/v1/queue/default/status", "GET /ws/socket.io")
+    jobs = (
+        "POST /api/v1/queue/default/enqueue_batch",
+        "PUT /api/v1/queue/default/retry_items_by_id",
+        "POST /api/v1/utilities/expand-prompt",
+        "PUT /api/v2/models/convert/1",
+    )
+    # What its page asks for while it is open, and some of its buttons.
+    looks = (
+        "GET /api/v1/queue/default/status",
+        "GET /ws/socket.io/",
+        "POST /ws/socket.io/",
+        "POST /api/v1/client_state/default/set_by_key",
+        "POST /api/v1/images/images_by_names",
+        "POST /api/v1/model_relationships/batch",
+        "POST /api/v1/queue/default/item_summaries_by_ids",
+        "POST /api/v1/queue/default/items_by_ids",
+        "POST /api/v1/utilities/dynamicprompts",
+        "PATCH /api/v1/images/i/1.png",
+        "DELETE /api/v1/queue/default/i/1",
+        "PUT /api/v1/queue/default/i/1/cancel",
+        "PUT /api/v1/queue/default/clear",
+        "PUT /api/v1/queue/default/processor/resume",
+        "POST /api/v2/models/install",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pending = 0
+        self.paused = False
+        self.cancelled = False
 
     async def version(self, _: web.Request) -> web.Response:
-        return ok({"version": "6.14.0"})
+        return ok({"version": "6.14.2"})
 
     async def status(self, _: web.Request) -> web.Response:
-        queue = {"in_progress": self.computing, "pending": 0, "waiting": 0}
-        processor = {"is_processing": bool(self.computing), "is_started": True}
+        in_progress = 0 if self.cancelled else self.computing
+        queue = {"in_progress": in_progress, "pending": self.pending, "waiting": 0}
+        processor = {"is_processing": bool(self.computing), "is_started": not self.paused}
         return ok({"queue": queue, "processor": processor})
 
     async def enqueue(self, _: web.Request) -> web.Response:
         self.computing = 1
-        return ok({"queue_id": "default", "enqueued": 1, "batch": {"batch_id": "b"}}, 201)
+        return ok({"queue_id": "default", "enqueued": 1, "batch": {"batch_id": "b"}})
 
     async def batch(self, request: web.Request) -> web.Response:
-        counts = {"pending": 0, "in_progress": 0, "waiting": self.computing, "failed": 0}
+        waiting = 0 if self.cancelled else self.computing
+        counts = {"pending": 0, "in_progress": 0, "waiting": waiting, "failed": 0}
         return ok({"batch_id": request.match_info["id"], "total": 1, **counts})
 
     async def cancel(self, _: web.Request) -> web.Response:
-        self.computing = 0
+        self.cancelled = True  # and the node that runs just then goes on
         return ok({"canceled": 1})
 
     async def empty_cache(self, _: web.Request) -> web.Response:
