@@ -88,7 +88,11 @@ class Leaseholder:
         self._drop_when_left = drop_when_left
         self._session = deps.session
         self._completion = Completion(
-            upstream.name, upstream.origin, upstream.completion, deps.session
+            upstream.name,
+            upstream.origin,
+            upstream.completion,
+            deps.session,
+            headers=upstream.headers,
         )
         self._job = deps.broker.new_job_id()
         self._wanted = forward.lease_for(request, upstream, self._job)

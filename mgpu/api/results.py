@@ -103,7 +103,7 @@ class Results:
         try:
             answer = await self._session.get(
                 URL(self._upstream.origin + path, encoded=True),
-                headers={hdrs.ACCEPT_ENCODING: "identity"},
+                headers={hdrs.ACCEPT_ENCODING: "identity", **self._upstream.headers},
                 allow_redirects=False,
                 read_bufsize=proxy.READ_BUFSIZE_BYTES,
             )

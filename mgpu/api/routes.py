@@ -40,6 +40,8 @@ class Upstream:
         self._denied = Patterns(map(_folded, config.deny))
         self._lasting = Patterns(config.completion.requests if config.completion else ())
         self.completion = config.completion
+        self.headers = config.headers
+        """Of what the broker itself asks it; no job gets them."""
         self.workflows = {name: read(each) for name, each in config.workflows.items()}
         self._config = config
         self.load_key: str | None = None

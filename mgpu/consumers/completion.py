@@ -67,15 +67,25 @@ class _PollError(Exception):
 
 
 class Completion:
-    """The declared completion of one consumer; the session is the caller's to close."""
+    """The declared completion of one consumer; the session is the caller's to close.
+
+    ``headers`` are the consumer's, for every request.
+    """
 
     def __init__(
-        self, name: str, url: str, config: CompletionConfig, session: aiohttp.ClientSession
+        self,
+        name: str,
+        url: str,
+        config: CompletionConfig,
+        session: aiohttp.ClientSession,
+        *,
+        headers: Mapping[str, str],
     ) -> None:
         self._name = name
         self._url = url
         self._config = config
         self._session = session
+        self._headers = headers
 
     def work_in(self, answer: bytes) -> str | None:
         """The id of the work that an answer announces; None where it announces none."""
@@ -193,7 +203,7 @@ class Completion:
 
     async def _request(self, method: str, path: str, body: Any = None) -> tuple[int, bytes]:
         """Raise ``_PollError`` when there is no answer; a longer one than may be is cut."""
-        headers = {"Accept-Encoding": "identity"}
+        headers = {"Accept-Encoding": "identity", **self._headers}
         data = None
         if body is not None:
             data = json.dumps(body).encode()

@@ -580,6 +580,30 @@ async def test_what_is_to_be_dropped_does_not_reach_the_consumer(sites: Sites) -
     assert seen == [(None, "2")] * len(SHAPES)
 
 
+async def test_the_consumers_headers_go_with_what_the_broker_asks_and_not_with_the_job(
+    sites: Sites,
+) -> None:
+    seen: dict[str, str | None] = {}
+
+    async def with_a_key(request: web.Request) -> web.StreamResponse:
+        seen[request.path] = request.headers.get("Authorization")
+        match request.path:
+            case "/prompt":
+                return web.json_response({"prompt_id": "7"})
+            case "/history/7":
+                files = {"images": [{"filename": "a", "subfolder": "", "type": "output"}]}
+                told = {"status": {"completed": True}, "outputs": {"9": files}}
+                return web.json_response({"7": told})
+        return web.Response(body=b"a picture", content_type="image/png")
+
+    consumer = {"completion": completion(), "headers": {"Authorization": "Bearer secret"}}
+    site = await sites.broker(await sites.upstream(with_a_key), consumer=consumer, routes=ROUTES)
+
+    async with post(site, "/v1/image", picture()) as response:
+        assert await response.read() == b"a picture"
+    assert seen == {"/prompt": None, "/history/7": "Bearer secret", "/view": "Bearer secret"}
+
+
 @pytest.mark.parametrize("work", ["..", "", [], {}, True, "x" * 2000])
 async def test_an_id_that_cannot_be_asked_for_is_none(sites: Sites, work: Any) -> None:
     asked: list[str] = []

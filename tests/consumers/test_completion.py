@@ -33,11 +33,15 @@ BODY: dict[str, Any] = {
 }
 LISTED: dict[str, Any] = {"listed": {"path": "/jobs", "ids": "[].id"}}
 CANCEL: dict[str, Any] = {"cancel": [{"method": "DELETE", "path": "/jobs/{id}"}]}
+KEY = {"Authorization": "Bearer secret"}
 DEADLINE_S = 10.0
 
 
 class Service:
-    """Answers polls with one after the other of ``answers``, the last one for ever."""
+    """Answers polls with one after the other of ``answers``, the last one for ever.
+
+    It lets nobody in who has not the ``KEY``.
+    """
 
     def __init__(self, *answers: Any, listed: Any = ()) -> None:
         self._answers = [*answers[:-1]]
@@ -55,6 +59,8 @@ class Service:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         self.asked.append(f"{request.method} {request.raw_path}")
+        if request.headers.get("Authorization") != KEY["Authorization"]:
+            return web.Response(status=401)
         if len(self.asked) > MAX_FAILURES:
             self.asked_often.set()
         if request.method == "DELETE":
@@ -77,7 +83,8 @@ async def ended(
     unwanted: asyncio.Event | None = None,
     **config: Any,
 ) -> Ending:
-    completion = Completion("sd", url, CompletionConfig.model_validate({**BODY, **config}), session)
+    declared = CompletionConfig.model_validate({**BODY, **config})
+    completion = Completion("sd", url, declared, session, headers=KEY)
     async with asyncio.timeout(DEADLINE_S):
         return await completion.ended("7", unwanted or asyncio.Event())
 
@@ -99,7 +106,8 @@ async def ended(
 async def test_work_has_an_id_or_there_is_none(
     session: aiohttp.ClientSession, answer: bytes, work: str | None
 ) -> None:
-    completion = Completion("sd", "http://x", CompletionConfig.model_validate(BODY), session)
+    declared = CompletionConfig.model_validate(BODY)
+    completion = Completion("sd", "http://x", declared, session, headers={})
     assert completion.work_in(answer) == work
 
 

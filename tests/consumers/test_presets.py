@@ -315,7 +315,7 @@ async def test_work_is_over_when_the_service_says_so(
     assert declared is not None
     method, path = declared.requests[0].split(" ")
     assert site.upstream.outlasts_its_answer(method, path)
-    completion = Completion("x", site.service.url, declared, session)
+    completion = Completion("x", site.service.url, declared, session, headers={})
     async with session.request(method, site.service.url + path, json={}) as answer:
         work = completion.work_in(await answer.read())
     assert work is not None
@@ -334,7 +334,8 @@ async def test_a_batch_of_invokeai_that_nobody_wants_is_cancelled(
     sites: Start, session: aiohttp.ClientSession
 ) -> None:
     site = await sites(InvokeAi)
-    completion = Completion("x", site.service.url, site.config.completion, session)
+    declared = site.config.completion
+    completion = Completion("x", site.service.url, declared, session, headers={})
     async with session.post(f"{site.service.url}/api/v1/queue/default/enqueue_batch") as answer:
         work = completion.work_in(await answer.read())
     assert work is not None

@@ -37,7 +37,7 @@ LOOKS = (
     "/openapi.json",
     "/ws/socket.io/?EIO=4&transport=polling",
 )
-SLOW = 3000
+SLOW = 6000
 """Pixels of a side, of which a picture is blurred for some seconds, in one go."""
 MANY = 60
 """Small pictures, one after the other, which take some seconds as well."""
@@ -142,9 +142,13 @@ async def enqueued(url: str, graph: Mapping[str, Any], runs: int = 1) -> str:
     return str(answer["batch"]["batch_id"])
 
 
-async def outcome(setup: Setup, work: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+async def outcome(
+    setup: Setup, work: Mapping[str, Any], headers: Mapping[str, str] | None = None
+) -> tuple[int, dict[str, Any]]:
     """Status and answer of a batch that is waited for."""
-    async with setup.broker.session.post(f"{setup.broker.url}/v1/batch", json=work) as response:
+    async with setup.broker.session.post(
+        f"{setup.broker.url}/v1/batch", json=work, headers=headers
+    ) as response:
         return response.status, await response.json()
 
 
@@ -314,7 +318,7 @@ async def test_an_unload_waits_for_a_batch_that_did_not_come_through_the_broker(
 ) -> None:
     await setup.broker.load("invokeai")
     number = await enqueued(setup.url, await encoding(setup.url, vae, 1024), runs=2)
-    await setup.broker.until("c['invokeai']['busy']")
+    await until_it_processes(setup)
 
     await setup.broker.unload("invokeai")
 
@@ -381,10 +385,11 @@ async def test_its_page_is_no_job_and_shows_a_batch_while_it_is_worked_on(
         assert await tab.evaluate(thumbnails) == 0
         assert (await setup.broker.status())["loads"] == 0
 
-        await enqueued(setup.own_port, ONE_BY_ONE)
+        await enqueued(setup.own_port, ONE_BY_ONE, runs=20)
 
         await tab.until(f"{thumbnails} > 0")
         assert (await setup.broker.consumer("invokeai"))["running"] == 1
+        await ask(f"{setup.own_port}{QUEUE}/cancel_all_except_current", "PUT")
         await setup.broker.until("c['invokeai']['running'] == 0", within_s=30)
         assert tab.failed == []
         assert [socket.partition("?")[0] for socket in tab.sockets] == [
@@ -445,6 +450,27 @@ async def test_as_a_program_of_the_brokers_it_is_started_for_a_batch_and_leaves_
         assert (await outcome(setup, batch(SHORT)))[1]["completed"] == 1
         await setup.broker.stop(within_s=30)
         assert running(root) == []
+
+
+async def test_with_several_users_the_broker_asks_as_an_administrator(tmp_path: Path) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    env = {**environment(port), "INVOKEAI_MULTIUSER": "true"}
+    up = f"{url}/api/v1/app/version"
+    account = {"email": "someone@example.org", "password": "not-a-secret-1A"}
+    with real_program(command(tmp_path / "root"), up=up, log=tmp_path / "log", env=env):
+        await ask(f"{url}/api/v1/auth/setup", "POST", {**account, "display_name": "someone"})
+        token = (await ask(f"{url}/api/v1/auth/login", "POST", account))["token"]
+        headers = {"Authorization": f"Bearer {token}"}
+        consumer: dict[str, Any] = {"preset": "invokeai", "headers": headers}
+        async with behind(tmp_path, "invokeai", url, routes=ROUTES, **consumer) as setup:
+            status, _ = await outcome(setup, batch(SHORT))
+            assert status == 401, "who asks has a token of its own, or none"
+
+            status, told = await outcome(setup, batch(ONE_BY_ONE), headers)
+
+            assert (status, told["completed"]) == (200, 1)
+            await setup.broker.unload("invokeai")
 
 
 async def test_it_is_recognised(invokeai: str) -> None:
