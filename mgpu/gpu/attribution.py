@@ -82,6 +82,19 @@ def listening(port: int, proc: Path = Path("/proc")) -> frozenset[str]:
     return frozenset(inodes)
 
 
+def listener(port: int | None, proc: Path = Path("/proc")) -> str:
+    """What tells who listens on a TCP port of this machine from who did before; empty: nobody.
+
+    Who begins to listen makes a socket. Its inode's number (``proc_net_tcp(5)``) is everybody's to
+    see, and hardly given again until the system's next start.
+    """
+    inodes = listening(port, proc) if port is not None else frozenset()
+    if not inodes:
+        return ""
+    boot = (proc / "sys/kernel/random/boot_id").read_text().strip()
+    return " ".join((boot, *sorted(inodes)))
+
+
 class AttributingReader:
     """A reader that adds to another one's readings whose the processes are; for its thread.
 

@@ -27,7 +27,7 @@ _BUSY_TIMEOUT_S = 5.0
 
 _APPLICATION_ID = 0x6D677075  # "mgpu" in ASCII, in the file's header.
 
-_MIGRATIONS = ("schema.sql", "measurements.sql", "by_hand.sql", "models.sql")
+_MIGRATIONS = ("schema.sql", "measurements.sql", "by_hand.sql", "models.sql", "unloaded.sql")
 """The n-th of these files (from 1) brings a database of version n - 1 to version n."""
 
 

@@ -1,7 +1,7 @@
 import pytest
 
-from mgpu.config.fingerprint import fingerprints, fingerprints_of_models
-from mgpu.config.model import Config
+from mgpu.config.fingerprint import fingerprints, fingerprints_of_models, service
+from mgpu.config.model import Config, ConsumerConfig
 
 BASE = {"url": "http://127.0.0.1:8001", "load": {"path": "/load"}}
 
@@ -54,3 +54,20 @@ def test_who_cannot_be_asked_for_models_has_told_none() -> None:
 )
 def test_the_same_one_keeps_it(changes: dict[str, object]) -> None:
     assert fingerprint(**changes) == fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"load": {"path": "/load", "body": {"model": "large"}}}, True),
+        ({"gpus": [1]}, True),
+        ({"url": "http://127.0.0.1:8002"}, False),
+        ({"systemd_unit": "tts.service"}, False),
+        ({"container": "tts"}, False),
+    ],
+)
+def test_a_service_is_the_same_whatever_it_is_to_load(
+    changes: dict[str, object], same: bool
+) -> None:
+    before, after = (ConsumerConfig.model_validate(BASE | keys) for keys in ({}, changes))
+    assert (service(after) == service(before)) is same

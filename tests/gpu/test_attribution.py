@@ -94,6 +94,17 @@ def read(listed: Listed, **places: Whereabouts) -> GpuReading:
 
 
 class TestPorts:
+    def test_who_listens_is_told_from_who_did_before(self) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as first:
+            port = first.getsockname()[1]
+            before = attribution.listener(port)
+            assert before
+            assert attribution.listener(port) == before
+        assert attribution.listener(port) == ""
+        with socket.create_server(("127.0.0.1", port)):
+            assert attribution.listener(port) not in {"", before}
+        assert attribution.listener(None) == ""
+
     def test_the_one_that_listens_is_the_consumers(self) -> None:
         with service() as (pid, (port,), _):
             reading = read(Listed((pid, 900)), tts=Whereabouts(port=port))
