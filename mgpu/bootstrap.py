@@ -42,6 +42,7 @@ from mgpu.store.by_hand import ByHandStore
 from mgpu.store.fence import SqliteFenceStore, database_path
 from mgpu.store.measurements import MeasurementStore
 from mgpu.store.models import ModelStore
+from mgpu.store.unloaded import UnloadedStore
 from mgpu.store.writer import Writer
 from mgpu.telemetry import logs
 from mgpu.telemetry.facts import log_fact
@@ -137,6 +138,7 @@ async def _build(
     measurements = MeasurementStore(writer, fingerprints(config))
     models = ModelStore(writer, fingerprints_of_models(config))
     by_hand = ByHandStore(writer, clock)
+    unloaded = UnloadedStore(writer)
 
     def places(name: str) -> Sequence[Placement]:
         return broker.places(name)
@@ -144,7 +146,9 @@ async def _build(
     def died(consumer: str) -> None:
         broker.probe_soon(consumer)
 
-    world = make_world(config, control, systemctl=systemctl, died=died, places=places)
+    world = make_world(
+        config, control, systemctl=systemctl, died=died, places=places, unloaded=unloaded
+    )
     stack.push_async_callback(world.close)
     registry = CollectorRegistry()
     metrics, feed = Metrics(registry, config.consumers), Feed()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -14,7 +14,7 @@ from mgpu.broker.effects import Observed
 from mgpu.config.model import Config, ConsumerConfig
 from mgpu.config.policy import policy
 from mgpu.consumers.factory import make_controller
-from mgpu.gpu.attribution import AttributingReader
+from mgpu.gpu.attribution import AttributingReader, listener
 from mgpu.gpu.beliefs import Beliefs
 from mgpu.gpu.nvml import NvmlReader
 from mgpu.gpu.simulated import SimulatedGpu
@@ -59,9 +59,8 @@ class World:
         places, consumers = {}, self.config.consumers
         for name, controller in list(self.controllers.items()):
             known = controller.whereabouts if isinstance(controller, Located) else Whereabouts()
-            url = URL(consumers[name].url) if name in consumers else None
-            here = url is not None and url.host in _HERE
-            places[name] = replace(known, port=url.port if here and url else None)
+            port = _port_here(consumers[name].url) if name in consumers else None
+            places[name] = replace(known, port=port)
         return places
 
     def observe(self, fact: Observed) -> None:
@@ -75,17 +74,18 @@ class World:
         await self.probe.close()
 
 
-def make_world(
+def make_world(  # noqa: PLR0913 - what the ways of control need of the outside
     config: Config,
     session: aiohttp.ClientSession,
     *,
     systemctl: Sequence[str],
     died: Callable[[str], None],
     places: Callable[[str], Sequence[Placement]],
+    unloaded: MutableMapping[str, str],
 ) -> World:
     """Make everything for a configuration; ``session`` stays the caller's.
 
-    For what is called by consumers' names, see ``mgpu.consumers.factory``. Raises
+    For ``unloaded`` and what is called by consumers' names, see ``mgpu.consumers.factory``. Raises
     ``errors.ConfigError``.
     """
 
@@ -97,6 +97,8 @@ def make_world(
             systemctl=systemctl,
             died=partial(died, name),
             places=partial(places, name),
+            unloaded=unloaded,
+            listener=partial(listener, _port_here(consumer.url)),
         )
 
     world = World(config, make)
@@ -109,3 +111,9 @@ def make_world(
     for name, consumer in config.consumers.items():
         world.controllers[name] = world.controller(name, consumer)
     return world
+
+
+def _port_here(url: str) -> int | None:
+    """The port of a consumer that runs on this machine."""
+    parsed = URL(url)
+    return parsed.port if parsed.host in _HERE else None

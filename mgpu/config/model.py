@@ -314,6 +314,16 @@ class ConsumerConfig(Section):
         """Whether there is a way to start and stop it as a whole."""
         return any(way is not None for way in (self.systemd_unit, self.container, self.command))
 
+    @property
+    def is_remembered(self) -> bool:
+        """Whether only what was sent last tells what it holds.
+
+        Sent twice, it does harm, and there is no route to ask. Until it is asked to unload it is
+        resident.
+        """
+        once = not all(call.repeatable for call in (self.load, self.unload) if call is not None)
+        return once and self.unload is not None and self.resident is None
+
     @field_validator("url")
     @classmethod
     def _http_origin(cls, url: str) -> str:

@@ -38,6 +38,7 @@ def _consumer(name: str, config: ConsumerConfig) -> ConsumerPolicy:
         learns=config.footprint_mib == "auto",
         load_key=load_key(config),
         tells_residency=config.resident is not None
+        or config.is_remembered
         or (config.is_supervised and config.load is None and config.unload is None),
         # A preset knows what its service keeps, and not what this user's model takes.
         residual_mib=config.residual_mib
@@ -66,11 +67,9 @@ def _initially(config: ConsumerConfig) -> ConsumerState:
         return ConsumerState(config.initially)
     if config.command is not None:
         return ConsumerState.ABSENT
-    if config.resident is not None:
-        return ConsumerState.UNKNOWN
-    if config.vram_managed:
+    if config.vram_managed and config.resident is None:
         return ConsumerState.RESIDENT
-    if config.unload is not None:
-        lazy = config.load is None and not config.is_supervised
-        return ConsumerState.ABSENT if lazy else ConsumerState.RESIDENT
-    return ConsumerState.UNKNOWN if config.is_supervised else ConsumerState.RESIDENT
+    if config.resident is not None or config.is_supervised or config.is_remembered:
+        return ConsumerState.UNKNOWN
+    lazy = config.unload is not None and config.load is None
+    return ConsumerState.ABSENT if lazy else ConsumerState.RESIDENT

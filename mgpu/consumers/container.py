@@ -57,6 +57,8 @@ class ContainerState:
     """Its engine starts it again when it dies."""
     ended_at: datetime | None = None
     """When its last run ended, by this machine's clock; None where that is not told."""
+    run: str = ""
+    """Its id and when it was started, which a container made anew under its name has not."""
 
     @property
     def is_active(self) -> bool:
@@ -185,6 +187,7 @@ class Container:
             exit_code=int(state.get("ExitCode") or 0),
             restarts=policy.get("Name", "") not in {"", "no"},
             ended_at=_time(state.get("FinishedAt")),
+            run=f"{shown['Id']} {state.get('StartedAt', '')}",
         )
 
     async def _change(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 
 import aiohttp
 
@@ -25,6 +25,8 @@ def make_controller(  # noqa: PLR0913 - what the ways of control need of the out
     systemctl: Sequence[str] = ("systemctl",),
     died: Callable[[], None] = lambda: None,
     places: Callable[[], Sequence[Placement]] = tuple,
+    unloaded: MutableMapping[str, str] | None = None,
+    listener: Callable[[], str] = str,
 ) -> ConsumerController:
     """Choose by what is configured: endpoints, a unit, container or command, both, or neither.
 
@@ -32,14 +34,16 @@ def make_controller(  # noqa: PLR0913 - what the ways of control need of the out
     is configured. ``session`` is best made by ``wire.control_session``, and stays the caller's.
     ``died`` is called when a program that the broker has started ends by itself. ``places`` says
     where the consumer may live, where it is taken to live first: one with placeholders has a
-    controller for each. Raises ``ConfigError`` for a unit name that cannot be one, and for an
-    engine that is no Unix socket.
+    controller for each. ``unloaded`` and ``listener`` are as for ``HttpController``. Raises
+    ``ConfigError`` for a unit name that cannot be one, and for an engine that is no Unix socket.
     """
 
     def controller(filled: ConsumerConfig) -> ConsumerController:
-        http = HttpController(name, filled, session)
         supervisor = _supervisor(name, filled, systemctl, died)
-        return http if supervisor is None else SupervisedController(name, filled, http, supervisor)
+        if supervisor is None:
+            return HttpController(name, filled, session, unloaded, listener)
+        http = HttpController(name, filled, session, unloaded)
+        return SupervisedController(name, filled, http, supervisor)
 
     if config.vram_managed:
         probed = config.model_copy(update={"load": None, "unload": None})

@@ -9,7 +9,7 @@ cannot stretch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, MutableMapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +17,7 @@ import aiohttp
 import structlog
 from tenacity import AsyncRetrying, retry_if_exception, retry_if_result
 
-from mgpu.config import gpu_placeholders
+from mgpu.config import fingerprint, gpu_placeholders
 from mgpu.config.model import CallConfig, ConsumerConfig, RequestConfig, UnloadConfig
 from mgpu.consumers.items import items, rendered
 from mgpu.consumers.probe import POLL_WAIT, ask_busy, evaluate, fetch, probe, wait_until
@@ -41,15 +41,30 @@ class HttpController:
     """One consumer controlled through its endpoints; implements ``ports.ConsumerController``.
 
     Where the configuration names no load or no unload route, that call returns at once. The
-    session is the caller's to close.
+    session is the caller's to close. ``unloaded`` outlives this controller: each service that is
+    remembered and was asked to unload last, by its fingerprint, with the run that was asked.
+    ``listener`` tells which run listens at the consumer's address, where nobody else says
+    ``found``; it may block. A run is a text; empty where it cannot be told.
     """
 
-    def __init__(self, name: str, config: ConsumerConfig, session: aiohttp.ClientSession) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: ConsumerConfig,
+        session: aiohttp.ClientSession,
+        unloaded: MutableMapping[str, str] | None = None,
+        listener: Callable[[], str] = str,
+    ) -> None:
         self._name = name
         self._config = config
         self._session = session
-        self._unloaded = False
-        """Asked to unload, as far as known, and not to load since."""
+        self._listener = listener
+        self._service = fingerprint.service(config)
+        self._asked_to_unload: MutableMapping[str, str] = {}
+        if unloaded is not None and config.is_remembered:
+            self._asked_to_unload = unloaded
+        self.run = self._asked_to_unload.get(self._service, "")
+        """Which run of the service was found last."""
 
     async def load(self, placement: Placement, body: Any = None) -> None:
         """Call the load route and wait until a probe confirms; raise ``LoadFailed``.
@@ -79,7 +94,7 @@ class HttpController:
         what = self._describe(call)
         heard = f"{what} needs no repeating"
         if body is not None or await self._is_to_be_sent(call):
-            self._unloaded = False
+            self.forget()
             answer = await self._accepted_load(call, deadline)
             heard = f"{what} answered {answer.status}"
         if self._config.resident is not None:
@@ -134,8 +149,11 @@ class HttpController:
         await self.wait_until_idle(deadline, f"{what} was not sent")
         try:
             async with asyncio.timeout_at(deadline):
-                for each in await self._calls(call):
-                    self._unloaded = True
+                calls = await self._calls(call)
+                if self._config.is_remembered:
+                    await self._look_who_listens()
+                for each in calls:
+                    self._asked_to_unload[self._service] = self.run
                     if problem := _problem(call, await self._send(each)):
                         raise UnloadFailed(f"{what} {problem}")
         except TimeoutError:
@@ -214,20 +232,34 @@ class HttpController:
     async def probe(self) -> ProbeReport:
         """Ask the health, resident and busy routes, within 2 s together; never raises.
 
-        One whose calls must not be repeated is remembered: it is resident unless it was asked to
-        unload since its process began.
+        One that is remembered is resident unless it was asked to unload since its process began.
         """
         report = await probe(self._config, self._session)
         if not report.reachable:
             self.forget()
-        if self._config.unload is None or self._config.unload.repeatable:
+        if not (self._config.is_remembered and report.reachable):
             return report
-        known = report.resident is None and report.reachable
-        return replace(report, resident=not self._unloaded) if known else report
+        if self._unloaded:
+            await self._look_who_listens()
+        return replace(report, resident=not self._unloaded)
+
+    def found(self, run: str) -> None:
+        """Be told which run of the service is there: to a new one nothing was said yet."""
+        if run and self.run and run != self.run:
+            self.forget()
+        self.run = run or self.run
 
     def forget(self) -> None:
-        """The consumer's process has ended: what the next one was asked for is nothing yet."""
-        self._unloaded = False
+        """It is asked to load, or its process has ended: the next one begins as it likes."""
+        self._asked_to_unload.pop(self._service, None)
+
+    @property
+    def _unloaded(self) -> bool:
+        """Asked to unload, as far as known, and not to load since."""
+        return self._service in self._asked_to_unload
+
+    async def _look_who_listens(self) -> None:
+        self.found(await asyncio.to_thread(self._listener))
 
     async def close(self) -> None:
         """Return: nothing is held between calls."""

@@ -11,9 +11,10 @@ import asyncio
 import os
 import signal
 import sys
+import uuid
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import structlog
@@ -43,6 +44,8 @@ class ProgramState:
     text: str
     pid: int | None = None
     """Of the reaper, which the program and all that it starts descend from."""
+    run: str = ""
+    """A number drawn at its start."""
 
     @property
     def is_active(self) -> bool:
@@ -75,6 +78,7 @@ class _Run:
     reaper: asyncio.subprocess.Process
     output: OutputLog
     watching: asyncio.Task[int]
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 class Program:
@@ -137,9 +141,9 @@ class Program:
 
     async def state(self) -> ProgramState:
         """Whether it runs; never raises."""
-        if self._is_running():
-            pid = None if self._run is None else self._run.reaper.pid
-            return ProgramState(running=True, text="running", pid=pid)
+        run = self._run
+        if run is not None and self._is_running():
+            return ProgramState(running=True, text="running", pid=run.reaper.pid, run=run.id)
         return ProgramState(running=False, text=self._ended)
 
     async def close(self) -> None:

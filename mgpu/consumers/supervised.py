@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -55,6 +55,13 @@ class SupervisorState(Protocol):
     def whereabouts(self) -> Whereabouts:
         """Where its processes are to be found now."""
 
+    @property
+    def run(self) -> str:
+        """What tells this run of it from all others, over restarts of the broker; empty: unknown.
+
+        What does not run may say the same of its last one.
+        """
+
 
 class Supervisor(Protocol):
     """Who starts and stops a consumer as a whole. ``name`` is how a person would call it.
@@ -89,6 +96,8 @@ class SupervisedController:
         self._supervisor = supervisor
         self._by_supervisor_only = config.load is None and config.unload is None
         self._whereabouts = Whereabouts()
+        self._loaded_run = ""
+        """The run that was loaded last or, before that, found first: it may hold its memory."""
 
     @property
     def whereabouts(self) -> Whereabouts:
@@ -114,7 +123,10 @@ class SupervisedController:
                 with self._named(LoadFailed):
                     await self._supervisor.start(deadline - loop.time())
                 await self._wait_for_service(deadline)
+            # Should it restart from here on, it is another run than this one that is asked next.
+            run = self._http.run
             await self._http.load_until(deadline, placement, body)
+            self._loaded_run = run
         except LoadFailed:
             await (self._stop_again() if to_be_stopped else self._http.clean_up())
             raise
@@ -125,6 +137,9 @@ class SupervisedController:
         Either when the consumer is idle: ``UnloadDeclined`` when it is not in time.
         """
         if self._config.unload is not None:
+            if self._config.is_remembered:
+                with suppress(ConsumerFailed):
+                    await self._state()
             await self._http.unload()
             return
         deadline = asyncio.get_running_loop().time() + IDLE_TIMEOUT_S
@@ -141,7 +156,9 @@ class SupervisedController:
     async def probe(self) -> ProbeReport:
         """Ask the supervisor and, only when it says that it runs, the service.
 
-        A stopped unit's consumer is never connected to: that could start it by its socket.
+        A stopped unit's consumer is never connected to: that could start it by its socket. One that
+        has a load route and does not say what it holds is not resident when it has been restarted,
+        by its supervisor or by somebody, since it was loaded.
         """
         try:
             state = await self._state()
@@ -158,7 +175,10 @@ class SupervisedController:
             report = replace(report, healthy=False, detail=detail)
         if self._by_supervisor_only and self._config.resident is None:
             return replace(report, resident=True)
-        return report
+        tells = report.resident is not None or self._config.load is None
+        if tells or self._http.run == self._loaded_run:
+            return report
+        return replace(report, resident=False)
 
     async def close(self) -> None:
         """End what would not live without the broker."""
@@ -207,6 +227,8 @@ class SupervisedController:
     async def _state(self) -> SupervisorState:
         state = await self._supervisor.state()
         self._whereabouts = state.whereabouts
+        self._http.found(state.run)
+        self._loaded_run = self._loaded_run or state.run
         return state
 
     async def _stop_again(self) -> None:

@@ -35,6 +35,8 @@ class UnitState:
     sub: str
     result: str
     control_group: str = ""
+    run: str = ""
+    """Its invocation ID: another one at every start, by whomever (systemd.exec(5))."""
 
     @property
     def is_active(self) -> bool:
@@ -111,7 +113,7 @@ class SystemdUnit:
         """Ask how the unit is, within 2 s; raise ``ConsumerFailed`` when nobody can say."""
         arguments = (
             "show",
-            "--property=LoadState,ActiveState,SubState,Result,ControlGroup",
+            "--property=LoadState,ActiveState,SubState,Result,ControlGroup,InvocationID",
             self.name,
         )
         try:
@@ -129,6 +131,7 @@ class SystemdUnit:
             sub=shown.get("SubState", ""),
             result=shown.get("Result", ""),
             control_group=shown.get("ControlGroup", ""),
+            run=shown.get("InvocationID", ""),
         )
 
     async def _change(

@@ -56,10 +56,16 @@ def seen(state: State) -> list[Consumer]:
 
 def appears(consumer: Consumer, at: float) -> bool:
     """Whether one that is taken for absent, and does not tell, holds its weights after all."""
-    own_mib, policy = consumer.own_total_mib, consumer.policy
-    if consumer.state is not S.ABSENT or policy.tells_residency or own_mib is None:
+    own_mib = consumer.own_total_mib
+    if consumer.state is not S.ABSENT or own_mib is None or _fades(consumer, own_mib, at):
         return False
-    if _fades(consumer, own_mib, at):
+    return holds_weights(consumer)
+
+
+def holds_weights(consumer: Consumer) -> bool:
+    """Whether one that does not tell is seen to hold so much that its weights are in VRAM."""
+    own_mib, policy = consumer.own_total_mib, consumer.policy
+    if policy.tells_residency or own_mib is None:
         return False
     least_mib = max(RESIDENT_LEAST_MIB, RESIDENT_FRACTION * consumer.footprint_mib)
     return own_mib - policy.residual_mib > least_mib

@@ -17,9 +17,9 @@ from mgpu.core.model import GpuReading
 from mgpu.core.state import Consumer, Gpu, State
 from mgpu.core.step import Step
 
-DEAF_PROBES = 2
-"""So many in a row find that a consumer runs and nothing listens, before it is stopped: one that
-restarts by itself looks the same for a moment."""
+DEAF_S = 3.0
+"""For so long probes find that a consumer runs and nothing listens, before it is stopped: one that
+restarts by itself looks the same for a moment, and every failed job has it asked again."""
 
 
 def consumer_probed(step: Step, event: ConsumerProbed) -> None:
@@ -30,17 +30,19 @@ def consumer_probed(step: Step, event: ConsumerProbed) -> None:
     if event.attempt != consumer.attempt or consumer.policy.vram_managed:
         return
     broken = event.alive and not event.reachable
-    consumer.deaf_probes = consumer.deaf_probes + 1 if broken else 0
+    lasts = _lasts(consumer, broken=broken, at=step.at)
     _found(step.state, consumer, event)
-    gone = not event.reachable or event.resident is False
+    # One that cannot be asked and has restarted is taken for empty, unless its memory is seen.
+    empty = event.resident is False and not measuring.holds_weights(consumer)
+    gone = not event.reachable or empty
     match consumer.state:
         case S.UNKNOWN if gone:
             step.move(consumer, S.ABSENT, _why(event))
         case S.UNKNOWN:
             # One that does not tell may hold its memory: only this guess can do no harm.
             swapping.resident_by_itself(step, consumer, "found running")
-        case S.RESIDENT if broken and not consumer.running:
-            if consumer.deaf_probes >= DEAF_PROBES:
+        case S.RESIDENT if broken and event.resident is not False and not consumer.running:
+            if lasts:
                 unloading.begin(step, consumer, "runs, but nothing listens", stop=True)
         case S.RESIDENT if gone and not consumer.running and not _about_to_load(consumer, event):
             disturbance.moved(step.state, consumer)
@@ -122,6 +124,16 @@ def _tell_health(step: Step, before: dict[int | None, str | None]) -> None:
 
 def _why(event: ConsumerProbed) -> str:
     return "nothing listens" if not event.reachable else "says that it is not resident"
+
+
+def _lasts(consumer: Consumer, *, broken: bool, at: float) -> bool:
+    """Whether it has been broken for so long that only a stop can mend it."""
+    if not broken:
+        consumer.deaf_since = None
+        return False
+    if consumer.deaf_since is None:
+        consumer.deaf_since = at
+    return at - consumer.deaf_since >= DEAF_S
 
 
 def _computes_for_others(consumer: Consumer, event: ConsumerProbed) -> bool:

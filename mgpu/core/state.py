@@ -158,8 +158,8 @@ class Consumer:
     """Its last load failed and is being tried once more."""
     held_off_until: float = 0.0
     """End of its cooldown or quarantine."""
-    deaf_probes: int = 0
-    """Probes in a row that found it running with nothing that listens."""
+    deaf_since: float | None = None
+    """When it was found running with nothing that listens; None: it was not, when last asked."""
     loaded_key: str = ""
     """With what it was loaded last; empty: nobody knows, as it was not the broker that did it."""
     loaded_by: str = field(init=False)

@@ -15,6 +15,7 @@ from mgpu.core.model import (
 
 LOAD = {"load": {"path": "/load"}}
 UNLOAD = {"unload": {"path": "/unload"}}
+UNLOAD_ONCE = {"unload": {"path": "/unload", "repeatable": False}}
 UNIT = {"systemd_unit": "tts.service"}
 PROBE = {"resident": {"path": "/status", "when": "loaded"}}
 MANAGED = {"vram_managed": True}
@@ -138,7 +139,10 @@ def test_a_way_exists_by_endpoint_or_unit_and_escalation_by_both(
         (MANAGED | UNLOAD, ConsumerState.RESIDENT),
         (UNLOAD, ConsumerState.ABSENT),
         (LOAD | UNLOAD, ConsumerState.RESIDENT),
-        (UNLOAD | UNIT, ConsumerState.RESIDENT),
+        (LOAD | UNLOAD_ONCE, ConsumerState.UNKNOWN),
+        (MANAGED | UNLOAD_ONCE, ConsumerState.RESIDENT),
+        (UNLOAD | UNIT, ConsumerState.UNKNOWN),
+        (MANAGED | UNLOAD | UNIT, ConsumerState.RESIDENT),
         (UNIT, ConsumerState.UNKNOWN),
         ({"container": "tts"}, ConsumerState.UNKNOWN),
         (UNLOAD | {"command": "tts"}, ConsumerState.ABSENT),
@@ -153,6 +157,22 @@ def test_the_first_guess_follows_the_ways_of_control(
     keys: dict[str, Any], state: ConsumerState
 ) -> None:
     assert _consumer(**keys).initially is state
+
+
+@pytest.mark.parametrize(
+    ("keys", "tells"),
+    [
+        (LOAD | UNLOAD, False),
+        (PROBE | LOAD | UNLOAD, True),
+        (UNIT, True),
+        (UNLOAD | UNIT, False),
+        (LOAD | UNLOAD_ONCE, True),
+    ],
+)
+def test_who_is_asked_is_their_own_start_or_must_be_remembered_tells_what_it_holds(
+    keys: dict[str, Any], tells: bool
+) -> None:
+    assert _consumer(**keys).tells_residency is tells
 
 
 def test_consumers_keep_the_order_of_the_file() -> None:

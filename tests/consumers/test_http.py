@@ -487,6 +487,68 @@ async def test_what_must_not_be_repeated_is_remembered_until_its_process_ends(
 
 
 @pytest.mark.parametrize(
+    ("before", "after", "known"),
+    [
+        ("run 1", "run 1", True),
+        ("run 1", "run 2", False),
+        ("run 1", "", True),
+        ("", "run 2", True),
+        ("", "", True),
+    ],
+    ids=["the same", "another", "hidden now", "hidden then", "hidden always"],
+)
+async def test_what_was_sent_last_outlives_the_broker_and_not_the_process(
+    session: aiohttp.ClientSession,
+    aiohttp_server: Serve,
+    before: str,
+    after: str,
+    known: bool,
+) -> None:
+    sent: list[str] = []
+
+    async def note(request: web.Request) -> web.Response:
+        sent.append(request.path)
+        return web.Response()
+
+    server = await aiohttp_server(app(load=note, unload=note, health=nothing))
+    once = {"repeatable": False, "timeout_s": 5}
+    config = ConsumerConfig.model_validate(
+        {
+            "url": str(server.make_url("")),
+            "load": {"path": "/load", **once},
+            "unload": {"path": "/unload", **once},
+            "health": {"path": "/health"},
+        }
+    )
+    unloaded: dict[str, str] = {}
+    await HttpController("tts", config, session, unloaded, lambda: before).unload()
+
+    made = HttpController("tts", config, session, unloaded, lambda: after)
+    assert (await made.probe()).resident is not known
+    await made.load(NOWHERE)
+    assert sent == (["/unload", "/load"] if known else ["/unload"])
+    assert (await HttpController("tts", config, session, unloaded).probe()).resident is True
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"unload": route()},
+        {"unload": route(repeatable=False), "resident": {"path": "/do", "when": "loaded"}},
+    ],
+    ids=["may be asked twice", "can be asked"],
+)
+async def test_of_others_nothing_is_kept(
+    session: aiohttp.ClientSession, aiohttp_server: Serve, keys: dict[str, Any]
+) -> None:
+    server = await aiohttp_server(app(do=nothing))
+    config = ConsumerConfig(url=str(server.make_url("")), **keys)
+    unloaded: dict[str, str] = {}
+    await HttpController("tts", config, session, unloaded).unload()
+    assert unloaded == {}
+
+
+@pytest.mark.parametrize(
     ("resident", "body", "sent"),
     [(True, None, []), (False, None, [None]), (True, {"model": "big"}, [{"model": "big"}])],
 )

@@ -116,6 +116,19 @@ async def test_starting_twice_starts_once_and_stopping_twice_is_nothing(tmp_path
         await one.stop(10)
 
 
+async def test_each_of_its_runs_is_told_from_the_others(tmp_path: Path) -> None:
+    runs = []
+    async with program("--pids", str(tmp_path / "pids")) as one:
+        for _ in range(2):
+            await one.start(5)
+            run = (await one.state()).run
+            assert (await one.state()).run == run
+            runs.append(run)
+            await one.stop(10)
+    assert len({*runs}) == 2
+    assert all(runs)
+
+
 async def test_a_program_that_dies_is_noticed_at_once_and_its_last_words_are_kept() -> None:
     died = asyncio.Event()
     with capture_logs() as logs:

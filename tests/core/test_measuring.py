@@ -187,6 +187,18 @@ class TestGuesses:
         play.holds(a=7000)
         assert play["a"].state == "absent"
 
+    def test_what_an_unasked_one_is_seen_to_hold_is_believed_more_than_that_it_is_new(
+        self,
+    ) -> None:
+        play = Playbook(resident("a"), resident("b", tells_residency=True))
+        play.holds(a=7000, b=7000)
+        play.probe("a", resident=False)
+        play.probe("b", resident=False)
+        assert play.states() == {"a": "resident", "b": "absent"}
+        play.holds(a=500, b=7000)
+        play.probe("a", resident=False)
+        assert play.states() == {"a": "absent", "b": "absent"}
+
     def test_one_that_is_to_load_anyway_is_left_to(self) -> None:
         play = Playbook(absent("a"), resident("b", 20000))
         play.holds(b=20000, a=0)

@@ -7,6 +7,7 @@ import pytest
 from mgpu.core.effects import GpuHealthChanged
 from mgpu.core.events import GpusRead
 from mgpu.core.model import ConsumerState, GpuReading
+from mgpu.core.probing import DEAF_S
 from tests.core.playbook import Playbook, absent, resident, unknown
 
 # A consumer's own word
@@ -52,10 +53,12 @@ BROKEN: dict[str, Any] = {"reachable": False, "healthy": False, "alive": True}
 """What runs and does not listen."""
 
 
-def test_a_consumer_that_runs_and_does_not_listen_is_stopped_at_the_second_time() -> None:
+def test_a_consumer_that_runs_and_does_not_listen_is_stopped_when_that_lasts() -> None:
     play = Playbook(resident("a", can_escalate=True))
-    assert play.probe("a", **BROKEN) == []
-    assert play.states()["a"] == "resident"  # it may be in the middle of a restart of its own
+    for _ in range(3):  # after every job that failed
+        assert play.probe("a", **BROKEN) == []
+        assert play.states()["a"] == "resident"  # it may be in the middle of a restart of its own
+    play.after(DEAF_S)
     assert play.probe("a", **BROKEN) == ["stop a"]
     assert play.states()["a"] == "unloading"
 
@@ -63,9 +66,16 @@ def test_a_consumer_that_runs_and_does_not_listen_is_stopped_at_the_second_time(
 def test_one_that_listens_again_meanwhile_is_left_alone() -> None:
     play = Playbook(resident("a"))
     play.probe("a", **BROKEN)
+    play.after(DEAF_S)
     play.probe("a", resident=True)
     play.probe("a", **BROKEN)
     assert play.states()["a"] == "resident"
+
+
+def test_a_new_process_that_does_not_listen_yet_is_absent_at_once() -> None:
+    play = Playbook(resident("a"))
+    play.probe("a", **BROKEN, resident=False)
+    assert play.states()["a"] == "absent"
 
 
 def test_one_that_computes_is_left_alone() -> None:
@@ -73,6 +83,7 @@ def test_one_that_computes_is_left_alone() -> None:
     play.arrive("1", "a")
     for _ in range(3):
         play.probe("a", **BROKEN)
+        play.after(DEAF_S)
     assert play.states()["a"] == "resident"
 
 
