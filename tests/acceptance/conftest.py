@@ -11,10 +11,12 @@ import aiohttp
 import pytest
 
 from tests.support.broker_process import BrokerProcess, serving
+from tests.support.engines import docker, podman
 from tests.support.nvml import NvmlStandin, nvml_library
 from tests.support.standin_consumer import Referee, StandinConsumer
+from tests.support.systemd import systemd
 
-__all__ = ["nvml_library"]
+__all__ = ["docker", "nvml_library", "podman", "systemd"]
 
 Service = TypeVar("Service", bound=StandinConsumer)
 

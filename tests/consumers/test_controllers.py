@@ -16,43 +16,19 @@ import pytest
 from mgpu.consumers import supervised
 from mgpu.errors import LoadFailed, UnloadFailed
 from mgpu.ports import Placement
-from tests.support.controlled import (
-    ENDPOINTS,
-    AsAProgram,
-    Controlled,
-    InAContainer,
-    InAUnit,
-    OverHttp,
-)
-from tests.support.engine import Engine
+from tests.support.controlled import ENDPOINTS, Controlled, controlled
 from tests.support.engines import ENGINES
-from tests.support.systemd import Systemd
 
 NOWHERE = Placement()
-KINDS = ("http", "systemd", *ENGINES, "command")
-
-
-def make(kind: str, request: pytest.FixtureRequest, session: aiohttp.ClientSession) -> Controlled:
-    words = request.node.originalname.removeprefix("test_").split("_")
-    name = "-".join((kind, *words))[:60]
-    match kind:
-        case "http":
-            return OverHttp(name, session)
-        case "systemd":
-            systemd: Systemd = request.getfixturevalue("systemd")
-            return InAUnit(name, session, systemd)
-        case "podman" | "docker":
-            engine: Engine = request.getfixturevalue(kind)
-            return InAContainer(name, session, engine)
-        case _:
-            return AsAProgram(name, session)
+COMING_BACK = ("systemd", *ENGINES)
+KINDS = ("http", *COMING_BACK, "command")
 
 
 @pytest.fixture(params=KINDS)
 async def service(
     session: aiohttp.ClientSession, request: pytest.FixtureRequest
 ) -> AsyncIterator[Controlled]:
-    made = make(request.param, request, session)
+    made = controlled(request.param, request, session)
     yield made
     await made.close()
 
@@ -61,7 +37,16 @@ async def service(
 async def supervised_service(
     session: aiohttp.ClientSession, request: pytest.FixtureRequest
 ) -> AsyncIterator[Controlled]:
-    made = make(request.param, request, session)
+    made = controlled(request.param, request, session)
+    yield made
+    await made.close()
+
+
+@pytest.fixture(params=COMING_BACK)
+async def service_that_comes_back(
+    session: aiohttp.ClientSession, request: pytest.FixtureRequest
+) -> AsyncIterator[Controlled]:
+    made = controlled(request.param, request, session)
     yield made
     await made.close()
 
@@ -211,6 +196,23 @@ async def test_one_that_dies_at_every_start_fails_the_load_and_is_left_stopped(
     with pytest.raises(LoadFailed, match=f"^consumer {service.name}: "):
         await one.load(NOWHERE)
     assert not await service.runs()
+
+
+async def test_one_that_came_back_between_two_probes_is_empty_until_it_is_loaded(
+    service_that_comes_back: Controlled,
+) -> None:
+    service = service_that_comes_back
+    await service.install()
+    one = service.controller(**ENDPOINTS | {"resident": None})
+    await one.load(NOWHERE)
+    assert [(await one.probe()).resident for _ in range(2)] == [None, None]
+    await service.kill()
+    await service.has_restarted()
+    report = await one.probe()
+    assert (report.reachable, report.healthy, report.resident) == (True, True, False)
+    await one.load(NOWHERE)
+    assert (await one.probe()).resident is None
+    assert await service.heard() == ["POST /load"]
 
 
 # Lying

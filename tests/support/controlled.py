@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
+import shutil
 import signal
 import sys
 from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import aiohttp
+import pytest
 
 from mgpu.config.model import ConsumerConfig
 from mgpu.consumers import make_controller
@@ -59,6 +64,29 @@ class Controlled(ABC):
 
     def options(self) -> dict[str, Any]:
         return {}
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        """What a broker process needs to control it; may put files into the test's folder."""
+        return {}
+
+    def shared(self, folder: Path) -> Path:
+        """A folder that the service sees as well: the test's, unless it cannot."""
+        return folder
+
+    async def heard(self) -> list[str]:
+        """What this process of the service was asked for."""
+        async with self.session.get(f"{self.url}/heard") as response:
+            heard: list[str] = await response.json()
+            return heard
+
+    async def has_restarted(self) -> None:
+        """Return when a process listens that was asked for nothing yet."""
+        async with asyncio.timeout(20):
+            while True:
+                with suppress(aiohttp.ClientError):
+                    if not await self.heard():
+                        return
+                await asyncio.sleep(0.02)
 
     async def listens(self) -> None:
         """Return when the service accepts connections."""
@@ -140,6 +168,17 @@ class InAUnit(Controlled):
 
     def options(self) -> dict[str, Any]:
         return {"systemctl": self._systemd.systemctl_command}
+
+    def environment(self, folder: Path) -> dict[str, str]:
+        command = (*self._systemd.enter, str(shutil.which("systemctl")))
+        script = folder / "bin" / "systemctl"
+        script.parent.mkdir()
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+        script.chmod(0o755)
+        return {"PATH": f"{script.parent}:{os.environ['PATH']}"}
+
+    def shared(self, folder: Path) -> Path:
+        return self._systemd.units.parent / self.name
 
     async def install(self, *options: str) -> None:
         text = f"[Service]\nExecStart={' '.join(self.command(*options))}\nRestart=always\n"
@@ -224,3 +263,22 @@ class AsAProgram(Controlled):
         )
         found, _ = await search.communicate()
         return int(found.split()[0]) if found else None
+
+
+def controlled(
+    kind: str, request: pytest.FixtureRequest, session: aiohttp.ClientSession
+) -> Controlled:
+    """One of this kind for a test, named after it."""
+    words = request.node.originalname.removeprefix("test_").split("_")
+    name = "-".join((kind, *words))[:60]
+    match kind:
+        case "http":
+            return OverHttp(name, session)
+        case "systemd":
+            systemd: Systemd = request.getfixturevalue("systemd")
+            return InAUnit(name, session, systemd)
+        case "podman" | "docker":
+            engine: Engine = request.getfixturevalue(kind)
+            return InAContainer(name, session, engine)
+        case _:
+            return AsAProgram(name, session)
