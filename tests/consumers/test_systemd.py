@@ -49,8 +49,10 @@ async def test_a_unit_is_started_and_stopped(systemd: Systemd) -> None:
 
     await sleeper.start(10)
     assert systemd.show("plain.service", "ActiveState") == "active"
+    run = systemd.show("plain.service", "InvocationID")
+    assert run
     assert await sleeper.state() == UnitState(
-        "loaded", "active", "running", "success", "/system.slice/plain.service"
+        "loaded", "active", "running", "success", "/system.slice/plain.service", run
     )
 
     await sleeper.stop(10)
