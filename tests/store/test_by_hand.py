@@ -171,7 +171,8 @@ def test_a_database_of_the_version_before_is_brought_up_to_date(tmp_path: Path) 
     with closing(SqliteFenceStore(path)) as store:
         store.reserve(7)
         store._connection.executescript(
-            "DROP TABLE models; DROP TABLE unloaded; DROP TABLE pause; DROP TABLE pins; PRAGMA user_version = 2"
+            "DROP TABLE models; DROP TABLE unloaded; DROP TABLE pause; DROP TABLE pins;"
+            "PRAGMA user_version = 2"
         )
     with closing(SqliteFenceStore(path)) as store:
         assert store.reserve(1) == 8
