@@ -320,6 +320,24 @@ async def test_speaches_in_use_is_a_failed_unload(sites: Start) -> None:
     assert site.service.held
 
 
+async def test_speaches_whose_load_failed_takes_a_second_unload(sites: Start) -> None:
+    site = await sites(Speaches)
+    site.service.fail_to_load()
+    with pytest.raises(UnloadFailed, match="answered 409"):
+        await site.controller.unload()
+    await site.controller.unload()
+    assert (await site.controller.probe()).resident is False
+
+
+async def test_speaches_with_nothing_but_what_looks_for_speech_is_absent(sites: Start) -> None:
+    site = await sites(Speaches)
+    site.service.put_in()
+    site.service.let_go()
+    assert (await site.controller.probe()).resident is False
+    await site.controller.unload()
+    assert not site.service.held
+
+
 async def test_kokoro_without_its_unload_says_so(sites: Start) -> None:
     site = await sites(Kokoro)
     site.service.allowed = False

@@ -108,6 +108,13 @@ async def test_who_answers_only_as_others_imitate_is_nobody(site: Any) -> None:
     assert (names(verdict), verdict.speaks_http) == ([], True)
 
 
+async def test_a_speaches_whose_unload_never_answers_is_nobody(site: Any) -> None:
+    unload: dict[str, Any] = {"delete": {"responses": {"200": {}, "422": {}}}}
+    server = await site({"/openapi.json": {"paths": {"/api/ps/{model_id}": unload}}})
+
+    assert names(await ask(str(server.make_url("")).rstrip("/"))) == []
+
+
 async def test_two_that_cannot_be_told_apart_are_both_named(site: Any) -> None:
     server = await site(
         {"/prompt": {"exec_info": {"queue_remaining": 0}}, "/running": {"running": []}}

@@ -12,7 +12,9 @@ from tests.support.services.base import Service, empty, listed, ok
 class Speaches(Service):
     preset = "speaches"
     pages: ClassVar = {
-        "/openapi.json": {"paths": {"/api/ps": {}, "/api/ps/{model_id}": {}}},
+        "/openapi.json": {
+            "paths": {"/api/ps/{model_id}": {"delete": {"responses": {"200": {}, "409": {}}}}}
+        },
         "/v1/models": listed("Systran/faster-whisper-small", "speaches-ai/Kokoro-82M-v1.0-ONNX"),
     }
     models_told = ("Systran/faster-whisper-small", "speaches-ai/Kokoro-82M-v1.0-ONNX")
@@ -23,17 +25,37 @@ class Speaches(Service):
         "POST /api/ps/{model:.+}": "load",
         "DELETE /api/ps/{model:.+}": "unload",
     }
-    jobs = ("POST /v1/audio/transcriptions", "POST /v1/audio/speech", "GET /v1/realtime")
-    looks = ("GET /api/ps", "GET /v1/models/a/b", "POST /v1/models/a/b")
+    jobs = (
+        *("POST /v1/audio/transcriptions", "POST /v1/audio/speech", "GET /v1/realtime"),
+        *("POST /gradio_api/queue/join", "GET /gradio_api/queue/data"),
+    )
+    looks = (
+        *("GET /api/ps", "GET /v1/models/a/b", "POST /v1/models/a/b", "GET /v1/realtime/"),
+        *("GET /", "GET /assets/index-B.js", "GET /config", "GET /theme.css", "GET /docs"),
+        *("GET /gradio_api/heartbeat/s", "GET /gradio_api/file=/tmp/a.wav"),
+        *("POST /gradio_api/upload", "GET /gradio_api/upload_progress"),
+    )
     dangers = ("DELETE /v1/models/Systran/faster-whisper-small", "DELETE /api/ps/a/b")
 
     def __init__(self) -> None:
         super().__init__()
         self.listed: set[str] = set()
+        self.in_vain: set[str] = set()
+        """Listed, although their load failed."""
 
     def put_in(self) -> None:
-        self.held.add("Systran/faster-whisper-small")
+        self.held |= {"Systran/faster-whisper-small", "silero_vad_v5"}
         self.listed |= self.held
+
+    def fail_to_load(self) -> None:
+        """What a job leaves whose model is not to be loaded."""
+        self.in_vain.add("Systran/faster-whisper-large-v3")
+        self.listed |= self.in_vain
+
+    def let_go(self) -> None:
+        """After STT_MODEL_TTL: what looks for speech stays."""
+        self.held &= {"silero_vad_v5"}
+        self.listed &= {"silero_vad_v5"}
 
     async def health(self, _: web.Request) -> web.Response:
         return web.Response(text="OK")
@@ -54,8 +76,9 @@ class Speaches(Service):
         if model not in self.listed:
             return ok({"detail": "not found"}, 404)
         self.listed.discard(model)
-        if self.computing:  # off the list, and still there
-            return ok({"detail": "in use"}, 409)
+        if self.computing or model in self.in_vain:  # off the list, and as it was
+            self.in_vain.discard(model)
+            return ok({"message": "in use, or not loaded"}, 409)
         self.held.discard(model)
         return ok()
 
