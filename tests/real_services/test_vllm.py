@@ -16,7 +16,7 @@ import pytest
 from tests.real_services.behind import Setup, behind
 from tests.support.broker_process import BrokerProcess, serving
 from tests.support.installed import VLLM, needs_vllm
-from tests.support.real_program import real_program
+from tests.support.real_program import lives, real_program
 from tests.support.recognition import recognised
 from tests.support.servers import free_port
 
@@ -111,14 +111,6 @@ async def until_running(url: str, number: float) -> None:
     async with asyncio.timeout(10):
         while await running(url) != number:  # noqa: ASYNC110  nobody tells
             await asyncio.sleep(0.05)
-
-
-def lives(pid: str) -> bool:
-    """Whether there is such a process that is more than a zombie."""
-    try:
-        return Path("/proc", pid, "cmdline").read_bytes() != b""
-    except OSError:
-        return False
 
 
 async def until_listed(broker: BrokerProcess) -> None:

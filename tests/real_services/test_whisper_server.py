@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
-import wave
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -17,20 +15,11 @@ from tests.support.installed import WHISPER_SERVER, needs_whisper_server
 from tests.support.real_program import real_program
 from tests.support.recognition import recognised
 from tests.support.servers import free_port
+from tests.support.sounds import silence
 
 SLOWLY = {"logprob_thold": "1", "temperature_inc": "0.01"}
 """It is never sure enough of what it heard and tries again, a hundred times: for half a minute."""
-
-
-def second_of_silence() -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as sound:
-        sound.setparams((1, 2, 16_000, 0, "NONE", "not compressed"))
-        sound.writeframes(bytes(2 * 16_000))
-    return file.getvalue()
-
-
-SILENCE = second_of_silence()
+SILENCE = silence(1)
 
 pytestmark = [pytest.mark.real_services, pytest.mark.timeout(180), needs_whisper_server]
 

@@ -18,6 +18,8 @@ OLLAMA = Path(os.environ.get("MGPU_OLLAMA", "/nonexistent"))
 KOBOLDCPP = Path(os.environ.get("MGPU_KOBOLDCPP", "/nonexistent"))
 INFINITY = Path(os.environ.get("MGPU_INFINITY", "/nonexistent"))
 INVOKEAI = Path(os.environ.get("MGPU_INVOKEAI", "/nonexistent"))
+SPEACHES = Path(os.environ.get("MGPU_SPEACHES", "/nonexistent"))
+"""The uvicorn of its environment, ``.venv`` in its checkout."""
 OPEN_WEBUI = Path(os.environ.get("MGPU_OPEN_WEBUI", "/nonexistent"))
 VLLM = Path(os.environ.get("MGPU_VLLM", "/nonexistent"))
 """The Python that has it."""
@@ -43,6 +45,9 @@ needs_infinity = pytest.mark.skipif(
 )
 needs_invokeai = pytest.mark.skipif(
     not INVOKEAI.is_file(), reason="MGPU_INVOKEAI names no invokeai-web"
+)
+needs_speaches = pytest.mark.skipif(
+    not SPEACHES.is_file(), reason="MGPU_SPEACHES names no uvicorn of speaches's"
 )
 needs_open_webui = pytest.mark.skipif(
     not OPEN_WEBUI.is_file(), reason="MGPU_OPEN_WEBUI names no open-webui"

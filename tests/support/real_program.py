@@ -47,6 +47,14 @@ def real_program(
         process.wait()
 
 
+def lives(pid: str) -> bool:
+    """Whether there is such a process that is more than a zombie."""
+    try:
+        return Path("/proc", pid, "cmdline").read_bytes() != b""
+    except OSError:
+        return False
+
+
 def _wait_until_up(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
     deadline = time.monotonic() + START_S
     while process.poll() is None and time.monotonic() < deadline:
