@@ -144,8 +144,7 @@ def _watch_room(step: Step, consumer: Consumer, room: Swap) -> None:
     state = step.state
     if vram.shows_filled(state, room):
         del state.rooms[consumer.name]
-        # What another one gave back meanwhile would be missing in the figure.
-        if consumer.needs_unknown and not room.blurred:
+        if consumer.needs_unknown:
             _learn_footprint(step, consumer, room, ok=True)
         return
     for index in room.gpus:
@@ -288,16 +287,18 @@ def _learn_footprint(step: Step, target: Consumer, swap: Swap, *, ok: bool) -> N
     """Take the deepest fall of free memory during a load as the footprint that was seen.
 
     Where the consumer's own processes tell what they hold, that counts and nobody else's memory
-    can distort it. Otherwise nothing is learned from a load that was disturbed, unless nothing is
-    known at all, and from one that failed only that more is needed than was known. Then a foreign
-    process can still distort the figure; the next load corrects it, and it never grows past what
-    a GPU can hold, so that it alone makes nothing impossible.
+    can distort it. Otherwise nothing is learned from a load that was disturbed; where nothing is
+    known at all, one beside jobs of others counts, as these hold what they need already. From one
+    that failed is learned only that more is needed than was known. Then a foreign process can still
+    distort the figure; the next load corrects it, and it never grows past what a GPU can hold, so
+    that it alone makes nothing impossible.
     """
     state = step.state
     target.assumed_mib = 0
     # None of it seen is no figure: a process that has just begun may not be known as its own yet.
     own_mib = target.own_total_mib or None
-    if own_mib is None and swap.disturbed and not (ok and target.needs_unknown):
+    disturbed = swap.blurred if ok and target.needs_unknown else swap.disturbed
+    if own_mib is None and disturbed:
         return
     seen_mib = own_mib or sum(
         swap.baseline_mib[i] - min(swap.lowest_mib[i], state.gpus[i].free_mib) for i in swap.gpus

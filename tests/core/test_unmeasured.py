@@ -73,7 +73,21 @@ class TestOneThatComes:
         play.leaves("a")
         assert play.arrive("2", "b") == []
         play.memory(14576)
-        assert play.loaded("x") == ["grant 1", "load b"]
+        assert play.loaded("x") == ["grant 1"]
+        assert play.end("1") == ["done 1", "load b"]
+
+    def test_is_not_measured_by_the_load_beside_which_another_one_left(self) -> None:
+        play = Playbook(resident("a"), absent("x", 0, learns=True))
+        play.unload_by_hand("a")
+        play.arrive("1", "x")
+        play.leaves("a")
+        play.memory(14576)
+        play.loaded("x")
+        assert play["x"].needs_unknown
+        play.end("1")
+        play.after(play.state.policy.settle_timeout_s)
+        play.memory(14576)
+        assert play["x"].footprint_mib == 10000
 
     def test_does_not_wait_for_jobs_that_load_nothing(self) -> None:
         play = Playbook(resident("a"), absent("x", 0, learns=True), prefetch=True)

@@ -207,7 +207,7 @@ class Strikes:
     # What they have in common
 
     def _name(self, fault: Fault) -> str:
-        return f"{fault.name.lower()}-{len(self._world.requests)}-{self._world.now:.3f}"
+        return f"{fault.name.lower()}-{next(self._extras)}-{self._world.now:.3f}"
 
     def _request(self, fault: Fault) -> str:
         request = self._name(fault)
