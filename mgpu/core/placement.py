@@ -304,7 +304,7 @@ def _unavailable(state: State, target: Consumer) -> Refusal:
     staying = ", ".join(
         f"{c.name} ({_why_it_stays(target, c)})"
         for c in eviction.ranked(state, state.consumers.values())
-        if c.state in vram.HOLDING and c is not target and not _permitted(target, c)
+        if c.state in vram.HOLDING and c is not target and _stays(target, c)
     )
     return Refusal(
         "vram-unavailable",
@@ -314,7 +314,13 @@ def _unavailable(state: State, target: Consumer) -> Refusal:
     )
 
 
+def _stays(target: Consumer, other: Consumer) -> bool:
+    return other.state is S.QUARANTINED or not _permitted(target, other)
+
+
 def _why_it_stays(target: Consumer, other: Consumer) -> str:
+    if other.state is S.QUARANTINED:
+        return "did not give its memory back"
     if other.policy.vram_managed:
         return "manages its own VRAM"
     if other.pinned:

@@ -129,6 +129,16 @@ def test_if_no_permitted_set_suffices_nobody_is_touched() -> None:
     assert play.state.evictions == 0
 
 
+def test_one_that_did_not_give_its_memory_back_is_named() -> None:
+    play = Playbook(resident("stuck", 12000), absent("new", 20000))
+    play.unload_by_hand("stuck")
+    play.unloaded("stuck", error="no")
+    assert play.arrive("1", "new") == ["rejected 1: vram-unavailable"]
+    refusal = play.ended["1"].refusal
+    assert refusal is not None
+    assert refusal.detail.endswith("these stay: stuck (did not give its memory back)")
+
+
 def test_memory_that_other_processes_hold_is_not_to_be_had() -> None:
     play = Playbook(absent("new", 20000), free_mib=12000)
     assert play.arrive("1", "new") == ["rejected 1: vram-unavailable"]
