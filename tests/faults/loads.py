@@ -132,5 +132,5 @@ def _untaken_mib(world: World, gpu: int, target: str) -> int:
         if gpu in (consumer := state.consumers[name]).gpus
         and name != target
         and not machine.services[name].held_mib
-        and not any(at >= since for at, _ in machine.moved_at[gpu])
+        and not any(at >= since for at, _ in machine.memory.moved_at[gpu])
     )

@@ -11,15 +11,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 from mgpu.core.effects import Grant, StartLoad, StartUnload
 from mgpu.core.events import Event, JobEnded, JobLeft, LoadEnded, UnloadEnded
-from mgpu.core.model import ConsumerState, GpuProcess, GpuReading, Outcome
+from mgpu.core.model import ConsumerState, Outcome
 from mgpu.simulation.agenda import Agenda
 from tests.faults.kinds import Fault
-from tests.faults.scenario import OWN_KEY, TOTAL_MIB, Scenario
+from tests.faults.memory import Memory
+from tests.faults.scenario import OWN_KEY, Scenario
 from tests.faults.service import OF_JOBS, OF_LOADS, OF_UNLOADS, Computing, Service
 
 LOAD_DEADLINE_S = 25.0
@@ -35,27 +35,21 @@ Post = Callable[[Callable[[float], Event]], None]
 
 
 class Machine:
-    """All services and GPUs. ``post`` tells the broker; ``changed`` is called as memory moves."""
+    """All services. ``post`` tells the broker; ``changed`` is called as memory moves."""
 
     def __init__(
         self, scenario: Scenario, agenda: Agenda, post: Post, changed: Callable[[], None]
     ) -> None:
         self._agenda = agenda
         self._post = post
-        self._changed = changed
         self.epoch = 0
         """Number of the broker: an older one's completions reach nobody."""
         self.met: Counter[Fault] = Counter()
-        self._is_attributed = scenario.attributed
-        self._seen: set[str] = set()
         self.services = {
             spec.name: Service(spec, spec.true_mib or spec.policy.footprint_mib)
             for spec in scenario.specs
         }
-        self.total_mib = dict.fromkeys(range(scenario.gpus), TOTAL_MIB)
-        self.foreign_mib = dict.fromkeys(range(scenario.gpus), scenario.foreign_mib)
-        self.moved_at: dict[int, list[tuple[float, str]]] = {g: [] for g in self.total_mib}
-        """When memory moved on each GPU, and whose."""
+        self.memory = Memory(scenario, self.services, agenda, changed)
         self.out_of_memory: list[str] = []
         """Whose loads there was no room for."""
         self.unbilled = False
@@ -63,61 +57,7 @@ class Machine:
         one that was only guessed to hold it, beside foreign memory that hid the difference."""
         for service in self.services.values():
             if service.spec.policy.initially is ConsumerState.RESIDENT:
-                service.doubtful = not self.take(service, service.spec.policy.gpus or (0,))
-
-    # Memory
-
-    def free_mib(self, gpu: int) -> int:
-        """What is really free on a GPU."""
-        held_mib = sum(s.held_mib.get(gpu, 0) for s in self.services.values())
-        return self.total_mib[gpu] - self.foreign_mib[gpu] - held_mib
-
-    def reading(self, gpu: int) -> GpuReading:
-        """A GPU as it is measured when all is well."""
-        plain = GpuReading(index=gpu, total_mib=self.total_mib[gpu], free_mib=self.free_mib(gpu))
-        return self._attributed(plain) if self._is_attributed else plain
-
-    def _attributed(self, reading: GpuReading) -> GpuReading:
-        """Who has ever held memory is known from then on, as ``mgpu.gpu.attribution`` does it."""
-        self._seen |= {s.name for s in self.services.values() if any(s.held_mib.values())}
-        held = {name: self.services[name].held_mib.get(reading.index, 0) for name in self._seen}
-        foreign_mib = self.foreign_mib[reading.index]
-        foreign = (GpuProcess(pid=1, mib=foreign_mib),) if foreign_mib else ()
-        return replace(reading, held_mib=held, foreign=foreign)
-
-    def take(self, service: Service, gpus: tuple[int, ...], key: str = "") -> bool:
-        """Fill a service's memory, all of it or nothing; ``key``: what it was told to load with."""
-        self._set_held(service, {})
-        share_mib = -(-service.true_mib // len(gpus))
-        if any(gpu not in self.total_mib or share_mib > self.free_mib(gpu) for gpu in gpus):
-            return False
-        service.loaded = True
-        service.loaded_key = key
-        self._set_held(service, dict.fromkeys(gpus, share_mib))
-        return True
-
-    def drop(self, service: Service, *, kept: float = 0.0) -> None:
-        """Empty a service's memory, but for a fraction."""
-        service.loaded = False
-        rest = {gpu: round(mib * kept) for gpu, mib in service.held_mib.items() if kept}
-        # Where it is told whose memory that is, it looks like one that is loaded.
-        service.doubtful |= self._is_attributed and bool(rest)
-        self._set_held(service, rest)
-
-    def _set_held(self, service: Service, held_mib: dict[int, int]) -> None:
-        for gpu in service.held_mib.keys() | held_mib.keys():
-            self._note(gpu, service.name)
-        service.held_mib = held_mib
-
-    def set_foreign(self, gpu: int, mib: int) -> None:
-        """Processes of nobody hold so much from now on, as far as there is room."""
-        own_mib = self.free_mib(gpu) + self.foreign_mib[gpu]
-        self.foreign_mib[gpu] = max(0, min(mib, own_mib))
-        self._note(gpu, "")
-
-    def _note(self, gpu: int, whose: str) -> None:
-        self.moved_at[gpu].append((self._agenda.now_s, whose))
-        self._changed()
+                service.doubtful = not self.memory.take(service, service.spec.policy.gpus or (0,))
 
     # Faults
 
@@ -145,7 +85,7 @@ class Machine:
         service.generation += 1
         service.alive = False
         service.doubtful = True
-        self.drop(service)
+        self.memory.drop(service)
         for job in list(service.computing):
             self._agenda.after(0.01, partial(self._end, service, job, Outcome.FAILED))
         self._agenda.after(back_s, lambda: setattr(service, "alive", True))
@@ -186,15 +126,17 @@ class Machine:
         def half_way() -> None:
             if fault is Fault.FOREIGN_DURING_LOAD:
                 gpu = effect.gpus[0]
-                self.set_foreign(gpu, self.foreign_mib[gpu] + 1000 + round(8000 * amount))
+                self.memory.set_foreign(
+                    gpu, self.memory.foreign_mib[gpu] + 1000 + round(8000 * amount)
+                )
             if fault is Fault.LOAD_FAILS:
                 trouble.append("it broke")
-            elif not self.take(service, effect.gpus, key):
+            elif not self.memory.take(service, effect.gpus, key):
                 trouble.append("out of memory")
                 self.out_of_memory.append(service.name)
             elif fault is Fault.LOAD_LEAVES_MEMORY:
                 trouble.append("it broke late")
-                self.drop(service, kept=0.5)
+                self.memory.drop(service, kept=0.5)
                 self.after(1.0 + 8.0 * amount, service, lambda: self._clear_unless(service))
             if fault is Fault.DIES_LOADING:
                 self.die(service, 0.1 + 3.0 * amount)
@@ -214,7 +156,7 @@ class Machine:
 
     def _clear_unless(self, service: Service) -> None:
         if not service.loaded:
-            self.drop(service)
+            self.memory.drop(service)
 
     def _begin(self, name: str, kind: str) -> Service:
         service = self.services[name]
@@ -324,7 +266,7 @@ class Machine:
         service.doubtful |= epoch != self.epoch
         for job in list(service.computing):
             self._end(service, job, Outcome.FAILED)
-        self.drop(service, kept=kept)
+        self.memory.drop(service, kept=kept)
 
     def _unloaded_in(
         self, delay_s: float, service: Service, effect: StartUnload, error: str | None
@@ -365,7 +307,7 @@ class Machine:
         if fault is Fault.DIES_IN_JOB:
             self.after(run_s / 2, service, lambda: self.die(service, 0.1 + 5.0 * amount))
         elif fault is Fault.JOB_TAKES_MEMORY:
-            self.after(run_s / 2, service, lambda: self._grow(service, round(3000 * amount)))
+            self.after(run_s / 2, service, lambda: self.memory.grow(service, round(3000 * amount)))
         elif fault is Fault.END_TWICE:
             self._later_end(run_s + 0.01 + amount, job, grant.token)
         elif fault is Fault.END_WITH_OLD_TOKEN:
@@ -381,19 +323,10 @@ class Machine:
     ) -> None:
         if job not in service.computing or service.loaded:
             return
-        hidden = not roomed and any(self._is_hidden(gpu) for gpu in gpus)
+        hidden = not roomed and any(self.memory.is_hidden(gpu) for gpu in gpus)
         self.unbilled |= service.spec.policy.vram_managed or hidden
-        if not self.take(service, gpus):
+        if not self.memory.take(service, gpus):
             self._end(service, job, Outcome.FAILED)
-
-    def _is_hidden(self, gpu: int) -> bool:
-        """Whether memory that nobody may be billed for makes up for what a guess got wrong."""
-        unknown = any(s.spec.policy.learns and s.held_mib.get(gpu) for s in self.services.values())
-        return bool(self.foreign_mib[gpu]) or unknown
-
-    def _grow(self, service: Service, mib: int) -> None:
-        grown = {gpu: held + min(mib, self.free_mib(gpu)) for gpu, held in service.held_mib.items()}
-        self._set_held(service, grown)
 
     def _later_end(self, delay_s: float, job: str, token: int) -> None:
         epoch = self.epoch

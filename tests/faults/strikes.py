@@ -68,7 +68,7 @@ class Strikes:
 
     def _memory(self, strike: Strike, service: Service) -> bool | None:
         machine, gpu, amount = self._world.machine, strike.gpu, strike.amount
-        before_mib = machine.foreign_mib[gpu]
+        before_mib = machine.memory.foreign_mib[gpu]
         more_mib = before_mib + 500 + round(9000 * amount)
         match strike.fault:
             case Fault.FOOTPRINT_GREW:
@@ -76,12 +76,12 @@ class Strikes:
             case Fault.FOOTPRINT_SHRANK:
                 service.true_mib = round(service.spec.policy.footprint_mib * (0.9 - 0.8 * amount))
             case Fault.FOREIGN_COMES:
-                machine.set_foreign(gpu, more_mib)
+                machine.memory.set_foreign(gpu, more_mib)
             case Fault.FOREIGN_GOES:
-                machine.set_foreign(gpu, 0)
+                machine.memory.set_foreign(gpu, 0)
             case Fault.FOREIGN_SPIKE:
-                machine.set_foreign(gpu, more_mib)
-                self._world.agenda.after(0.5, lambda: machine.set_foreign(gpu, before_mib))
+                machine.memory.set_foreign(gpu, more_mib)
+                self._world.agenda.after(0.5, lambda: machine.memory.set_foreign(gpu, before_mib))
         return None
 
     def _process(self, strike: Strike, service: Service) -> bool | None:
@@ -102,7 +102,7 @@ class Strikes:
                 if not service.loaded or service.computing or service.asked:
                     return False
                 service.doubtful = True
-                machine.drop(service)
+                machine.memory.drop(service)
         return None
 
     def _probes(self, strike: Strike, service: Service) -> bool | None:
@@ -236,7 +236,7 @@ class Strikes:
         if service.loaded or service.asked or not service.alive:
             return False
         service.doubtful = True
-        return self._world.machine.take(service, service.spec.policy.gpus or (gpu,))
+        return self._world.machine.memory.take(service, service.spec.policy.gpus or (gpu,))
 
     def _leave(self, job: str) -> None:
         self._world.post(lambda at: JobLeft(at, job))

@@ -92,4 +92,4 @@ def _of_a_batch(world: World, consumer: Consumer, overtaken: Job, granted: Job) 
 def _places(world: World, consumer: Consumer) -> set[int]:
     if consumer.state is S.RESIDENT or consumer.name in world.state.swaps:
         return set(consumer.gpus)
-    return set(consumer.policy.gpus or world.machine.total_mib)
+    return set(consumer.policy.gpus or world.machine.memory.total_mib)

@@ -52,7 +52,7 @@ def _check_really_left(world: World, name: str) -> None:
         return
     since = records.unload_began_at.get(name, -math.inf)
     for gpu in consumer.gpus:
-        moved = {whose for at, whose in machine.moved_at[gpu] if at >= since}
+        moved = {whose for at, whose in machine.memory.moved_at[gpu] if at >= since}
         if moved <= {name}:
             held_mib = service.held_mib.get(gpu, 0)
             most_mib = 0.25 * books.share(books.need_mib(consumer), consumer.gpus)

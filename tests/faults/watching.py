@@ -67,7 +67,7 @@ class Watch:
 
     def freeze(self, gpu: int) -> None:
         """Keep what is to be shown of a GPU while ``NVML_STALE`` lasts."""
-        self._frozen[gpu] = self._world.machine.reading(gpu)
+        self._frozen[gpu] = self._world.machine.memory.reading(gpu)
 
     def _read(self, at: float) -> None:
         if at != self._next_read_at:
@@ -88,15 +88,15 @@ class Watch:
 
     def _seen(self) -> Iterator[GpuReading]:
         machine, modes = self._world.machine, self._world.modes
-        for gpu in machine.total_mib:
+        for gpu in machine.memory.total_mib:
             if not modes:
-                yield machine.reading(gpu)
+                yield machine.memory.reading(gpu)
             elif modes.last(Fault.NVML_ONE_GPU_LOST, gpu):
                 yield GpuReading(index=gpu, error="unknown error")
             elif modes.last(Fault.NVML_STALE, gpu):
                 yield self._frozen[gpu]
             elif not modes.last(Fault.GPU_GONE, gpu):
-                yield machine.reading(gpu)
+                yield machine.memory.reading(gpu)
 
     # The consumers
 

@@ -244,8 +244,8 @@ class World:
         self.modes.clear()
         self.strikes.calm()
         self.machine.calm()
-        for gpu in self.machine.foreign_mib:
-            self.machine.set_foreign(gpu, 0)
+        for gpu in self.machine.memory.foreign_mib:
+            self.machine.memory.set_foreign(gpu, 0)
 
     def _come_to_rest(self) -> None:
         patience_s = self.now + PATIENCE_S
