@@ -54,11 +54,24 @@ def _each(gpus: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
     return tuple((index,) for index in sorted(gpus))
 
 
-def where(state: State, consumer: Consumer) -> frozenset[int]:
-    """Every GPU that serving a consumer's next job may touch."""
+def where(state: State, consumer: Consumer, at: float) -> frozenset[int]:
+    """Every GPU that serving a consumer's next job may touch.
+
+    One that may live on any is not expected on a GPU where there is not room for it whoever leaves,
+    so that nobody there waits for nothing; a GPU that cannot be read may have room.
+    """
     if consumer.state is S.RESIDENT or consumer.name in state.swaps:
         return frozenset(consumer.gpus)
-    return frozenset(state.gpus if consumer.policy.gpus is None else consumer.policy.gpus)
+    if consumer.policy.gpus is not None:
+        return frozenset(consumer.policy.gpus)
+    if len(state.gpus) < 2:
+        return frozenset(state.gpus)
+    possible = frozenset(
+        index
+        for index, gpu in state.gpus.items()
+        if not gpu.healthy or _could_fit_later(state, consumer, (index,), at)
+    )
+    return possible or frozenset(state.gpus)
 
 
 def never_fits(state: State, consumer: Consumer) -> Refusal | None:

@@ -82,7 +82,7 @@ class _Round:
     def serve_one(self) -> bool:
         """Serve the first who can be; False when nobody can."""
         for turn in self._turns:
-            gpus = placement.where(self._state, turn.consumer)
+            gpus = placement.where(self._state, turn.consumer, self._step.at)
             behind_batches = bool(self._batches_only) and self._in_no_batch(turn, gpus)
             held_up = behind_batches or self._held_up(turn, gpus)
             if turn.consumer.state is S.ABSENT and turn.consumer.name not in self._state.swaps:

@@ -164,17 +164,17 @@ def _busy(step: Step) -> frozenset[int]:
     """GPUs on which no swap may start.
 
     With ``prefetch`` that is all of them once enough loads share disk and bus. Without, those where
-    another swap is under way or the exclusive lock is held.
+    another swap is under way or the exclusive lock is held. One that is brought back does not
+    count: nobody waits for it.
     """
-    policy = step.state.policy
+    state, policy = step.state, step.state.policy
+    swaps = [swap for name, swap in state.swaps.items() if name != state.restoring]
     if policy.prefetch:
-        # Nobody waits for one that is being brought back.
-        loads = len(step.state.swaps.keys() - {step.state.restoring})
-        full = loads >= bandwidth.most_loads(step.state)
-        return frozenset(step.state.gpus) if full else frozenset()
+        full = len(swaps) >= bandwidth.most_loads(state)
+        return frozenset(state.gpus) if full else frozenset()
     exclusive = policy.lock is LockMode.EXCLUSIVE
-    computing = {g.index for g in step.state.gpus.values() if exclusive and g.holders}
-    swapping = {index for swap in step.state.swaps.values() for index in swap.gpus}
+    computing = {g.index for g in state.gpus.values() if exclusive and g.holders}
+    swapping = {index for swap in swaps for index in swap.gpus}
     return frozenset(computing | swapping)
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from mgpu.core import placement
 from tests.core.playbook import Playbook, absent, resident
 
 ABCABC = "ABCABC"
@@ -156,6 +157,42 @@ def test_only_those_who_share_a_gpu_are_held_up() -> None:
     play.arrive("1", "b")
     assert play.arrive("2", "a") == []
     assert play.arrive("3", "c") == ["grant 3"]
+
+
+class TestWhoMayLiveOnAnyGpu:
+    """It holds up those on GPUs where it may find room, and nobody else."""
+
+    def play(self, *, big_mib: int = 18000, pinned: bool = False) -> Playbook:
+        play = Playbook(
+            resident("small", gpus=(0,), pinned=pinned),
+            resident("busy", 16000, gpus=(1,)),
+            absent("big", big_mib),
+            total_mib=(14000, 24576),
+            order="arrival",
+        )
+        play.arrive("1", "busy")
+        assert play.arrive("2", "big") == []
+        return play
+
+    def test_not_on_one_that_is_too_small(self) -> None:
+        assert self.play().arrive("3", "small") == ["grant 3"]
+
+    def test_not_on_one_where_too_much_stays(self) -> None:
+        assert self.play(big_mib=8000, pinned=True).arrive("3", "small") == ["grant 3"]
+
+    def test_not_on_the_others_while_the_only_one_is_lost(self) -> None:
+        play = self.play()
+        play.memory(0, 1, error="lost")
+        assert play.arrive("3", "small") == ["grant 3"]
+
+    def test_on_all_where_there_is_room_nowhere(self) -> None:
+        play = Playbook(
+            resident("a", 14000, gpus=(0,), can_unload=False),
+            resident("b", 14000, gpus=(1,), can_unload=False),
+            absent("big", 14000),
+            total_mib=(24576, 24576),
+        )
+        assert placement.where(play.state, play["big"], play.now) == {0, 1}
 
 
 def test_a_resident_consumer_holds_up_only_the_gpu_it_lives_on() -> None:

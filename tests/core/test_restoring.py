@@ -160,6 +160,20 @@ def test_a_load_for_nobody_does_not_count_as_one_of_the_loads_at_once() -> None:
     ]
 
 
+def test_without_prefetch_no_job_waits_for_a_load_that_nobody_waits_for() -> None:
+    play = restoring(
+        resident("chat", 8000), absent("image", 12000), absent("tts", 2000), prefetch=False
+    )
+    often(play, "chat")
+    play.arrive("big", "image")
+    play.leaves("chat")
+    play.comes("image")
+    play.end("big")
+    assert play.leaves("image") == ["load chat"]
+    given_up = f"cancelled {play.state.restore_job}: client-left"
+    assert play.arrive("1", "tts") == [given_up, "load tts"]
+
+
 def test_one_that_fails_to_come_back_is_left_alone_for_a_while() -> None:
     play = driven_out()
     play.end("big")

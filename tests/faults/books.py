@@ -84,6 +84,27 @@ def shortage_mib(  # noqa: PLR0917 - of what, where, and who has gone
     return max(need - free_mib - freed, need - (state.gpus[gpu].total_mib - booked))
 
 
+def room_at_last(state: State, target: Consumer, gpu: int) -> bool:
+    """Whether a target that may live on any one GPU fits on this one when all who may have left."""
+    figures = state.gpus[gpu]
+    billed = {c.name: billed_mib(state, c, gpu) for c in state.consumers.values()}
+    unexplained_mib = figures.total_mib - figures.free_mib - sum(billed.values())
+    foreign_mib = max(0, unexplained_mib, sum(p.mib or 0 for p in figures.foreign))
+    stays_mib = sum(
+        billed[c.name] if _stays(target, c) else share(kept_mib(c), c.gpus)
+        for c in state.consumers.values()
+        if c is not target and billed[c.name]
+    )
+    need = need_mib(target) + state.policy.cushion_mib
+    return need <= figures.total_mib - foreign_mib - stays_mib
+
+
+def _stays(target: Consumer, other: Consumer) -> bool:
+    coexists = bool(target.policy.can_coexist_with & {other.name, "*"})
+    stuck = other.state is S.QUARANTINED or not other.policy.can_unload
+    return coexists or stuck or other.pinned or other.policy.vram_managed
+
+
 def room_mib(state: State, rooms: Collection[str], gpu: int, target: str) -> int:
     """What may still be taken on a GPU by others than the target whose room was made.
 

@@ -84,7 +84,8 @@ def check_side_by_side(world: World) -> None:
         most = state.policy.max_parallel_loads + (state.restoring in state.swaps)
         hold(len(state.swaps) <= most, f"{sorted(state.swaps)} load at once")
     else:
-        gpus = [gpu for swap in state.swaps.values() for gpu in swap.gpus]
+        wanted = [swap for name, swap in state.swaps.items() if name != state.restoring]
+        gpus = [gpu for swap in wanted for gpu in swap.gpus]
         hold(len(gpus) == len(set(gpus)), f"{sorted(state.swaps)} on one GPU")
 
 

@@ -9,6 +9,7 @@ from mgpu.core.jobs import Job
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.model import Order
 from mgpu.core.state import Consumer
+from tests.faults import books
 from tests.faults.broken import hold
 
 if TYPE_CHECKING:
@@ -90,6 +91,18 @@ def _of_a_batch(world: World, consumer: Consumer, overtaken: Job, granted: Job) 
 
 
 def _places(world: World, consumer: Consumer) -> set[int]:
+    """The GPUs that a waiting job may come to; those where it finds no room whoever leaves are none.
+
+    Where there is none at all, it is all of them.
+    """
     if consumer.state is S.RESIDENT or consumer.name in world.state.swaps:
         return set(consumer.gpus)
-    return set(consumer.policy.gpus or world.machine.memory.total_mib)
+    if consumer.policy.gpus:
+        return set(consumer.policy.gpus)
+    state, readable = world.state, world.records.readable
+    every = set(world.machine.memory.total_mib)
+    return {
+        gpu
+        for gpu in every
+        if not readable.get(gpu, False) or books.room_at_last(state, consumer, gpu)
+    } or every
