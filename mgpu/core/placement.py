@@ -64,14 +64,15 @@ def where(state: State, consumer: Consumer, at: float) -> frozenset[int]:
         return frozenset(consumer.gpus)
     if consumer.policy.gpus is not None:
         return frozenset(consumer.policy.gpus)
-    if len(state.gpus) < 2:
-        return frozenset(state.gpus)
+    every = frozenset(state.gpus)
+    if len(every) == 1:
+        return every
     possible = frozenset(
         index
         for index, gpu in state.gpus.items()
         if not gpu.healthy or _could_fit_later(state, consumer, (index,), at)
     )
-    return possible or frozenset(state.gpus)
+    return possible or every
 
 
 def never_fits(state: State, consumer: Consumer) -> Refusal | None:

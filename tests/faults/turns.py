@@ -91,9 +91,9 @@ def _of_a_batch(world: World, consumer: Consumer, overtaken: Job, granted: Job) 
 
 
 def _places(world: World, consumer: Consumer) -> set[int]:
-    """The GPUs that a waiting job may come to; those where it finds no room whoever leaves are none.
+    """The GPUs that a waiting job may come to, but for those where it finds no room whoever leaves.
 
-    Where there is none at all, it is all of them.
+    Where there is room nowhere, it is all of them.
     """
     if consumer.state is S.RESIDENT or consumer.name in world.state.swaps:
         return set(consumer.gpus)
