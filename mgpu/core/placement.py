@@ -58,10 +58,19 @@ def where(state: State, consumer: Consumer, at: float) -> frozenset[int]:
     """Every GPU that serving a consumer's next job may touch.
 
     One that may live on any is not expected on a GPU where there is not room for it whoever leaves,
-    so that nobody there waits for nothing; a GPU that cannot be read may have room.
+    so that nobody there waits for nothing; a GPU that cannot be read may have room. Where too many
+    are in memory, one has to leave wherever it lives.
     """
     if consumer.state is S.RESIDENT or consumer.name in state.swaps:
         return frozenset(consumer.gpus)
+    homes = _homes(state, consumer, at)
+    if _to_leave(state, consumer):
+        victims = [c for c in state.consumers.values() if _permitted(consumer, c)]
+        return homes.union(*(c.gpus for c in victims if c.state in vram.HOLDING))
+    return homes
+
+
+def _homes(state: State, consumer: Consumer, at: float) -> frozenset[int]:
     if consumer.policy.gpus is not None:
         return frozenset(consumer.policy.gpus)
     every = frozenset(state.gpus)

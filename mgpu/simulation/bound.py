@@ -30,7 +30,7 @@ def check(state: State, grant: Grant, at: float) -> None:
     behind_batches = False
     for consumer, oldest in _overdue(state, at):
         own = consumer.name == grant.consumer
-        meets = own or not placement.where(state, consumer).isdisjoint(grant.gpus)
+        meets = own or not placement.where(state, consumer, at).isdisjoint(grant.gpus)
         if not meets or oldest.seq > granted.seq:
             continue
         coming = consumer.name in state.swaps

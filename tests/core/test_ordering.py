@@ -195,6 +195,20 @@ class TestWhoMayLiveOnAnyGpu:
         assert placement.where(play.state, play["big"], play.now) == {0, 1}
 
 
+def test_where_too_many_are_in_memory_those_are_held_up_of_whom_one_has_to_leave() -> None:
+    play = Playbook(
+        resident("a", gpus=(0,), concurrency=2),
+        absent("b", gpus=(1,)),
+        total_mib=(24576, 24576),
+        max_resident=1,
+    )
+    play.arrive("1", "a")
+    play.arrive("2", "b")
+    play.after(play.state.policy.max_overtake_s)
+    assert play.arrive("3", "a") == []
+    assert play.end("1") == ["done 1", "unload a"]
+
+
 def test_a_resident_consumer_holds_up_only_the_gpu_it_lives_on() -> None:
     play = Playbook(
         resident("a"), resident("c", gpus=(1,)), total_mib=(24576, 24576), order="arrival"
