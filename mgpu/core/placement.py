@@ -10,13 +10,14 @@ unloaded, not running its own eviction, and not in the target's ``can_coexist_wi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
 from mgpu.core import eviction, vram
 from mgpu.core.model import ConsumerState as S
-from mgpu.core.model import Refusal
+from mgpu.core.model import Order, Refusal
 from mgpu.core.state import Claim, Consumer, State
 
 RETRY_VRAM_S = 10.0
@@ -147,6 +148,29 @@ def fits(state: State, target: Consumer, gpus: tuple[int, ...], gone: frozenset[
         and need_mib <= vram.available_mib(state, state.gpus[index], target.name, without=gone)
         for index in gpus
     )
+
+
+def room_from(state: State, target: Consumer, gpus: frozenset[int], at: float) -> float:
+    """The moment before which nobody may make room for an absent target, where that is known.
+
+    That is so while all who could have come a moment ago (``min_resident_s``). It is the past where
+    one of them computes, whose end may come at any time, and under other orders than ``planned``,
+    which look at nothing ahead.
+    """
+    waits = target.state is S.ABSENT and target.name not in state.swaps
+    if not waits or not state.policy.min_resident_s or state.policy.order is not Order.PLANNED:
+        return -math.inf
+    moments = []
+    for other in state.consumers.values():
+        if other.state is S.RESIDENT and gpus.intersection(other.gpus):
+            if not _permitted(target, other):
+                continue
+            stays_until = other.resident_since + state.policy.min_resident_s
+            if not other.unasked and stays_until > at:
+                moments.append(stays_until)
+            elif other.running or other.busy:
+                return -math.inf
+    return min(moments, default=-math.inf)
 
 
 def _room_mib(state: State, target: Consumer, gpus: tuple[int, ...]) -> int:

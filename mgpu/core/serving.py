@@ -77,6 +77,8 @@ class _Round:
         """Per GPU: a job must be over by then."""
         self._batches_only: set[int] = set()
         """GPUs that only jobs of batches may use (``planning.lets_batches_end``)."""
+        self._room_from: dict[int, float] = {}
+        """Per GPU: who keeps it from others finds no room before then (``placement.room_from``)."""
         self._without_room: list[_Need] = []
 
     def serve_one(self) -> bool:
@@ -113,7 +115,7 @@ class _Round:
 
     def _in_no_batch(self, turn: Turn, gpus: frozenset[int]) -> bool:
         """Whether a job is none of those that may still go before an overdue one without room."""
-        if self._batches_only.isdisjoint(gpus):
+        if all(self._may_pass(turn, index) for index in self._batches_only & gpus):
             return False
         return turn.consumer.state is not S.RESIDENT or not turn.consumer.came_for(turn.job)
 
@@ -123,13 +125,19 @@ class _Round:
         One that is expected to be over by the time an overdue one can begin takes nothing from it.
         """
         for index in gpus:
-            if index in self._claims and self._claims[index] > turn.job.priority:
+            claimed = index in self._claims and self._claims[index] > turn.job.priority
+            if claimed and not self._may_pass(turn, index):
                 return True
             if index in self._until and not planning.is_over_by(
                 turn.consumer, self._step.at, self._until[index]
             ):
                 return True
         return False
+
+    def _may_pass(self, turn: Turn, index: int) -> bool:
+        """Whether a job is over before those who keep a GPU from it can find room."""
+        room_from = self._room_from.get(index, -math.inf)
+        return planning.is_over_by(turn.consumer, self._step.at, room_from)
 
     def _keep_back(self, turn: Turn, gpus: frozenset[int], *, behind_batches: bool) -> None:
         """Note what a turn that has to wait keeps from those behind it."""
@@ -139,9 +147,13 @@ class _Round:
                 for index in gpus:
                     self._until[index] = min(until, self._until.get(index, math.inf))
                 return
-            if behind_batches or planning.lets_batches_end(self._state, turn.consumer):
-                self._batches_only |= gpus
-                return
+        room_from = placement.room_from(self._state, turn.consumer, gpus, self._step.at)
+        for index in gpus:
+            self._room_from[index] = min(room_from, self._room_from.get(index, math.inf))
+        batches = behind_batches or planning.lets_batches_end(self._state, turn.consumer)
+        if turn.barrier and batches:
+            self._batches_only |= gpus
+            return
         if behind_batches:
             return  # a claim of its own would hold up the batches
         claim = _claim(self._state, turn)
@@ -152,7 +164,9 @@ class _Round:
     def _all_kept(self) -> bool:
         """Whether every GPU is kept from everybody behind, so that none of them can be served."""
         gpus, claims = self._state.gpus, self._claims
-        return bool(gpus) and claims.keys() >= gpus.keys() and min(claims.values()) == math.inf
+        if not gpus or not claims.keys() >= gpus.keys():
+            return False
+        return min(claims.values()) == math.inf and max(self._room_from.values()) == -math.inf
 
 
 def _claim(state: State, turn: Turn) -> float:

@@ -36,8 +36,10 @@ def check(state: State, grant: Grant, at: float) -> None:
         coming = consumer.name in state.swaps
         planned = state.policy.order is Order.PLANNED
         behind_batches |= planned and not coming and consumer.state is not S.RESIDENT
-        excused = (planned and coming) or (
-            behind_batches and of_a_batch and not _runs_its_batch(consumer, oldest)
+        excused = (
+            (planned and coming)
+            or placement.room_from(state, consumer, placement.where(state, consumer, at), at) > at
+            or (behind_batches and of_a_batch and not _runs_its_batch(consumer, oldest))
         )
         if own or not excused:
             waited_s = at - oldest.arrived_at

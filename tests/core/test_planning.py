@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from mgpu.core import planning
@@ -341,3 +343,49 @@ def test_who_waits_behind_a_batch_on_one_gpu_holds_up_nobody_on_another() -> Non
     play.after(3.0)
     assert play.arrive("spanning", "both") == []
     assert play.arrive("o", "other") == ["grant o"]
+
+
+class TestWhileNobodyMayLeaveYet:
+    """``min_resident_s``: who has just come computes until it may leave, whoever waits for it."""
+
+    def play(self, *others: ConsumerPolicy, **policy: Any) -> Playbook:
+        rules: dict[str, Any] = {"order": "planned", "prefetch": True, "min_resident_s": 100.0}
+        there = (absent("here"), absent("next", priority=5), *others)
+        play = Playbook(*there, total_mib=10000, **(rules | policy))
+        play.arrive("first", "here")
+        play.comes("here")
+        play.after(2.0)
+        play.end("first")
+        assert play.arrive("waits", "next") == []
+        return play
+
+    def test_a_job_that_is_over_by_then_does_not_wait_for_a_higher_priority(self) -> None:
+        play = self.play()
+        assert play.arrive("1", "here") == ["grant 1"]
+        play.after(2.0)
+        play.end("1")
+        play.after(95.0)
+        assert play.arrive("2", "here") == []
+        assert play.after(1.0) == ["unload here"]
+
+    def test_nor_for_one_that_is_overdue(self) -> None:
+        play = self.play(max_overtake_s=10.0)
+        play.after(20.0)
+        assert play.arrive("1", "here") == ["grant 1"]
+
+    def test_it_waits_where_somebody_else_may_leave_at_any_time(self) -> None:
+        play = self.play(resident("other", 1000))
+        play.probe("other", busy=True)
+        assert play.arrive("1", "here") == []
+
+    def test_one_that_may_leave_and_does_not_suffice_is_nobody_to_wait_for(self) -> None:
+        play = self.play(resident("other", 1000))
+        assert play.arrive("1", "here") == ["grant 1"]
+
+    def test_who_never_leaves_is_not_waited_for(self) -> None:
+        play = self.play(resident("fixed", 1000, can_unload=False))
+        play.probe("fixed", busy=True)
+        assert play.arrive("1", "here") == ["grant 1"]
+
+    def test_another_order_does_not_look_ahead(self) -> None:
+        assert self.play(order="resident-first").arrive("1", "here") == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from mgpu.core.effects import Grant
@@ -36,7 +37,7 @@ def check(world: World, grant: Grant) -> None:
             older = job.seq < granted.seq
             late = older and job.arrived_at < limit - EPSILON_S
             batch = not same and _of_a_batch(world, consumer, job, granted)
-            excused = batch or (not same and _over_before_the_load(world, consumer, job_s))
+            excused = batch or (not same and _over_before_its_turn(world, consumer, job_s))
             late = late and not excused
             hold(not late, f"{granted.id} overtakes {job.id}, which waits for too long")
             before = (-job.priority, job.seq) < (-granted.priority, granted.seq)
@@ -50,17 +51,30 @@ def check(world: World, grant: Grant) -> None:
                 hold(not resident, f"{granted.id} takes the turn of {job.id}")
 
 
-def _over_before_the_load(world: World, overdue: Consumer, job_s: float | None) -> bool:
-    """Whether a job that begins now is expected to end before an overdue one's consumer is there.
+def _over_before_its_turn(world: World, overdue: Consumer, job_s: float | None) -> bool:
+    """Whether a job that begins now is expected to end before an overdue one could begin.
 
-    Under ``planned`` it may begin then: the overdue one could not have the GPU any sooner.
+    Under ``planned`` it may begin then. The overdue one cannot before its consumer is there, nor
+    before anybody may leave for it (``min_resident_s``).
     """
-    swap, load_s = world.state.swaps.get(overdue.name), overdue.averages.load.seconds
-    planned = world.state.policy.order is Order.PLANNED
-    if not planned or swap is None or load_s is None or job_s is None:
+    if world.state.policy.order is not Order.PLANNED or job_s is None:
         return False
+    swap, load_s = world.state.swaps.get(overdue.name), overdue.averages.load.seconds
+    if swap is None:
+        return world.now + job_s <= _room_from(world, overdue) + EPSILON_S
     began_at = world.now if swap.load_started_at is None else swap.load_started_at
-    return world.now + job_s <= began_at + load_s
+    return load_s is not None and world.now + job_s <= began_at + load_s
+
+
+def _room_from(world: World, overdue: Consumer) -> float:
+    """When the first of those who have just come may leave for an overdue job."""
+    since, least_s = world.records.resident_since, world.state.policy.min_resident_s
+    moments = [
+        since.get(other.name, -math.inf) + least_s
+        for other in world.state.consumers.values()
+        if other.state is S.RESIDENT and _places(world, overdue) & set(other.gpus)
+    ]
+    return min((at for at in moments if at > world.now), default=-math.inf)
 
 
 def _of_a_batch(world: World, consumer: Consumer, overtaken: Job, granted: Job) -> bool:
