@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 from mgpu.api.catalogue import CATALOGUE
 from mgpu.api.deps import DEPS
 from mgpu.api.routes import ROUTES
+from mgpu.core.model import ConsumerState
 from mgpu.core.views import ConsumerView, GpuView, Snapshot
 from mgpu.errors import BadRequest, BodyTooLarge, UnsupportedMediaType
 
@@ -72,11 +73,17 @@ async def unpin(request: web.Request) -> web.Response:
 
 
 async def pause(request: web.Request) -> web.Response:
-    """Hold the queue; answers when everybody who can leave VRAM has left."""
+    """Hold the queue; answers when everybody who can leave VRAM has left, with who has not."""
     await _no_options(request)
     broker = request.app[DEPS].broker
     await broker.pause()
-    return web.json_response({"paused": broker.snapshot().paused})
+    snapshot = broker.snapshot()
+    resident = [
+        name
+        for name, consumer in snapshot.consumers.items()
+        if consumer.state is ConsumerState.RESIDENT
+    ]
+    return web.json_response({"paused": snapshot.paused, "resident": resident})
 
 
 async def resume(request: web.Request) -> web.Response:

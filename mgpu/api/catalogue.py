@@ -171,6 +171,8 @@ class Catalogue:
     def _unknown(self, name: str, path: str | None, silent: Collection[str]) -> str:
         hint = did_you_mean(name, [model.name for model in self.models()])
         text = f"No consumer serves the model {name!r}.{hint}"
+        if not hint and self.models():
+            text += " GET /v1/models lists those there are."
         if silent:
             text += (
                 f" {path} is served by {_and(silent)}, whose models are not known: "

@@ -117,11 +117,16 @@ def internal() -> web.Response:
     return response
 
 
+def _title(code: str) -> str:
+    first, *rest = code.split("-")
+    return " ".join([first.upper() if first in {"gpu", "vram"} else first.capitalize(), *rest])
+
+
 def _response(code: str, detail: str, retry_after_s: float | None = None) -> web.Response:
     answer = _ANSWERS[code]
     body = {
         "type": f"urn:mgpu:{code}",
-        "title": code.replace("-", " ").capitalize(),
+        "title": _title(code),
         "status": answer.status,
         "detail": detail,
     }

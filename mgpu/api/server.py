@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,11 @@ MAX_HEADER_BYTES = 8190
 MAX_HEADERS = 128
 READ_BUFSIZE_BYTES = 1 << 18
 _SOCKET_MODE = 0o660
+_REMEDIES = {
+    errno.EADDRINUSE: "another program listens there, or a broker that runs already",
+    errno.EADDRNOTAVAIL: "this machine has no such address",
+    errno.EACCES: "ports below 1024 are for root, or for a socket of systemd's",
+}
 
 _Make = Callable[[], asyncio.Protocol]
 
@@ -122,8 +128,15 @@ async def start_server(
         await server._listen(listen, sockets, make)  # noqa: SLF001  one module
     except (OSError, ValueError) as error:
         await server.close()
-        raise ConfigError(f"{key}: cannot listen on {listen}: {error}") from error
+        raise ConfigError(f"{key}: cannot listen on {listen}: {_why(error)}") from error
     return server
+
+
+def _why(error: OSError | ValueError) -> str:
+    """What is wrong, in words: the event loop's own repeat the address, and the number."""
+    if not isinstance(error, OSError) or error.errno not in _REMEDIES:
+        return str(error)
+    return f"{os.strerror(error.errno)}: {_REMEDIES[error.errno]}"
 
 
 def uses_c_parser() -> bool:

@@ -137,7 +137,10 @@ class Client:
         if content_type != "application/problem+json" or not isinstance(answer, dict):
             raise self._stranger(response.status)
         title, detail = answer.get("title"), answer.get("detail")
-        raise BrokerSaidNo(": ".join(str(part) for part in (title, detail) if part))
+        said = ": ".join(str(part) for part in (title, detail) if part)
+        if response.status == HTTPStatus.UNAUTHORIZED:
+            said += " MGPU_API_KEY holds another." if self.headers else " Put it into MGPU_API_KEY."
+        raise BrokerSaidNo(said)
 
     def _stranger(self, status: int) -> CannotReach:
         return CannotReach(f"what answers at {self} (HTTP {status}) is no mgpu broker")

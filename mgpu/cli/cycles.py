@@ -81,9 +81,11 @@ class Bench:
         if self.name not in status["consumers"]:
             hint = did_you_mean(self.name, status["consumers"], what="consumers")
             raise BrokerSaidNo(f"there is no consumer {self.name}; {hint}")
-        ill = [gpu["index"] for gpu in status["gpus"] if not gpu["healthy"]]
-        if ill or not status["gpus"]:
-            raise BrokerSaidNo(f"GPU {', '.join(map(str, ill)) or 'none'}: no measurements")
+        if not status["gpus"]:
+            raise BrokerSaidNo("no GPU can be read, so nothing can be measured: see mgpu status")
+        ill = [str(gpu["index"]) for gpu in status["gpus"] if not gpu["healthy"]]
+        if ill:
+            raise BrokerSaidNo(f"GPU {', '.join(ill)}: no measurements; mgpu status says why")
         return status
 
     async def act(self, verb: str) -> float:

@@ -88,6 +88,8 @@ def demo(
     """Run the main job on a simulated GPU, with services of the demo's own."""
     output.mkdir(parents=True, exist_ok=True)
     plan = _Plan(jobs, seed, _port(port), output, keep)
+    if port not in {0, plan.port}:
+        typer.echo(f"Port {port} is taken: the demo's broker is at {plan.url}", err=True)
     with (output / "broker.log").open("w") as log, tempfile.TemporaryDirectory() as directory:
         asyncio.run(_demo(plan, Path(directory), log))
 
@@ -101,6 +103,7 @@ async def _demo(plan: _Plan, directory: Path, log: TextIO) -> None:
     logs.configure(stream=log)
     record = _Record()
     console.print(f"Four services, one simulated GPU, {plan.jobs} requests through {plan.url} …")
+    console.print("A request for a transcription is two jobs: the speech for it is made first.")
     async with (
         stage(directory, plan.port) as scene,
         bootstrap.running(scene.config, systemctl=scene.systemctl, watch=record.watch) as parts,

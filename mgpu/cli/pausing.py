@@ -21,7 +21,11 @@ def pause(*, url: Url = DEFAULT_URL, wait: Wait = DEFAULT_WAIT_S) -> None:
     if isinstance(answer, dict) and answer.get("paused") is False:
         output.say("The pause was ended meanwhile: the broker serves jobs")
         return
-    output.say("Paused: nothing computes, and the VRAM is yours. To go on: mgpu resume")
+    resident = answer.get("resident") if isinstance(answer, dict) else None
+    if resident:
+        output.say(f"Still in VRAM, as it could not be unloaded: {', '.join(resident)}")
+    whose = "the rest of the VRAM" if resident else "the VRAM"
+    output.say(f"Paused: nothing computes, and {whose} is yours. To go on: mgpu resume")
 
 
 def resume(*, url: Url = DEFAULT_URL) -> None:

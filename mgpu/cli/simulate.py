@@ -101,6 +101,8 @@ def simulate(  # noqa: PLR0913 - the options of a command
         raise typer.BadParameter("give a TRACE, --workload or --all: only one of them")
     if everything and svg is not None:
         raise typer.BadParameter("--svg draws one workload, not --all")
+    if policy is not None and svg is None and not everything:
+        raise typer.BadParameter("--policy is what --svg draws and --all judges: give one of them")
     count = seeds or (SEEDS_OF_ALL if everything else SEEDS)
     request = _Request(
         settings=_parsed(settings or []),
@@ -150,6 +152,16 @@ def _recorded(path: Path) -> tuple[str, list[Trace]]:
     recording = traces.read(path)
     for name in recording.unknown:
         output.complain(f"{path}: no load of {name} was measured: it counts as 0 s")
+    sizeless = [
+        service.name
+        for service in recording.trace.services.values()
+        if not service.footprint_mib and (service.load_s or service.name in recording.unknown)
+    ]
+    if sizeless:
+        output.complain(
+            f"{path}: no footprint of {', '.join(sizeless)} was known, which counts as 0 MiB: "
+            "give it with --set consumers.NAME.footprint_mib=MIB"
+        )
     jobs = len(recording.trace.arrivals)
     return f"{path}, {_counted(jobs, 'job')}", [recording.trace]
 

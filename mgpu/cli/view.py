@@ -266,7 +266,7 @@ class _Picture:
             paused_s = self.status.get("paused_s")
             for_how_long = "" if paused_s is None else f" for {duration(paused_s)}"
             kept = ", kept over a restart" if self.status.get("pause_kept") else ""
-            yield f"paused{for_how_long}{kept}"
+            yield f"paused{for_how_long}{kept}; mgpu resume ends it"
         if self.status.get("draining"):
             yield "draining"
 

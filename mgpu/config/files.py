@@ -16,6 +16,9 @@ def read(path: Path) -> Document:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        message = f"cannot be read: {error.strerror}; mgpu init writes one, -c names another"
+        raise _whole_file(path, message) from error
     except OSError as error:
         raise _whole_file(path, f"cannot be read: {error.strerror}") from error
     if len(content) > MAX_FILE_BYTES:

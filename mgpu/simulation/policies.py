@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
 
+from mgpu.config.messages import sentences
 from mgpu.config.model import Config, SchedulerConfig
 from mgpu.config.policy import policy as policy_of
 from mgpu.core.model import ConsumerPolicy, ConsumerState, Order, Policy
@@ -175,9 +176,8 @@ def _validated(values: Mapping[str, Any]) -> SchedulerConfig:
     try:
         return SchedulerConfig.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(["scheduler", *map(str, first["loc"])])
-        raise ConfigError(f"{key}: {first['msg']}") from None
+        path, sentence = next(sentences(error, values, lambda _: SchedulerConfig.model_fields))
+        raise ConfigError(f"{'.'.join(['scheduler', *map(str, path)])}: {sentence}") from None
 
 
 def _values_of(key: str) -> Sequence[Any]:

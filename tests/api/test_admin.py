@@ -6,6 +6,7 @@ from aiohttp import web
 from mgpu import errors
 from mgpu.api.deps import Limits
 from mgpu.config.residency import load_body
+from mgpu.core.model import ConsumerState
 from tests.api.conftest import Sites
 from tests.api.fake_broker import FakeBroker
 
@@ -199,13 +200,24 @@ async def test_a_consumer_is_restarted(sites: Sites) -> None:
 async def test_the_broker_is_paused_and_resumed(sites: Sites) -> None:
     site = await sites.broker()
 
-    for action, paused in (("pause", True), ("resume", False)):
+    for action, answer in (
+        ("pause", {"paused": True, "resident": []}),
+        ("resume", {"paused": False}),
+    ):
         async with site.client.post(site.url(f"/api/{action}")) as response:
             assert response.status == 200
-            assert await response.json() == {"paused": paused}
+            assert await response.json() == answer
         async with site.client.get(site.url("/api/status")) as response:
-            assert (await response.json())["paused"] is paused
+            assert (await response.json())["paused"] is answer["paused"]
     assert site.broker.actions == ["pause", "resume"]
+
+
+async def test_a_pause_names_who_has_stayed(sites: Sites) -> None:
+    site = await sites.broker()
+    site.broker.states["tts"] = ConsumerState.RESIDENT
+
+    async with site.client.post(site.url("/api/pause")) as response:
+        assert await response.json() == {"paused": True, "resident": ["tts"]}
 
 
 async def test_status_says_for_how_long_it_has_been_paused_and_whether_that_was_kept(

@@ -289,7 +289,9 @@ async def test_one_that_has_not_told_yet_is_tried_where_a_job_would_find_it(site
 
     chat.names = ["first"]
     await until_listed(site, "first")
-    assert await refused(site, "second") == "No consumer serves the model 'second'."
+    assert await refused(site, "second") == (
+        "No consumer serves the model 'second'. GET /v1/models lists those there are."
+    )
 
 
 async def test_one_that_the_broker_can_start_is_tried_before_it_has_told(sites: Sites) -> None:

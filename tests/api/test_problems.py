@@ -60,6 +60,17 @@ def test_every_promised_kind_has_its_status(code: str, status: int) -> None:
     assert document["title"]
 
 
+def test_a_title_is_the_kind_in_words() -> None:
+    for code, title in (
+        ("gpu-unhealthy", "GPU unhealthy"),
+        ("vram-unavailable", "VRAM unavailable"),
+        ("queue-full", "Queue full"),
+    ):
+        response = problems.problem(errors.BY_CODE[code]("What and where."))
+        assert isinstance(response.body, bytes)
+        assert json.loads(response.body)["title"] == title
+
+
 def test_a_client_that_is_there_is_never_told_that_it_has_left() -> None:
     assert problems.problem(errors.JobCancelled()).status == 409
     assert "Retry-After" not in problems.problem(errors.JobCancelled()).headers

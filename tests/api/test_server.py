@@ -252,8 +252,18 @@ async def test_a_unix_socket_in_use_is_left_alone(tmp_path: Path) -> None:
 async def test_an_address_in_use_is_an_error_that_names_it(sites: Sites) -> None:
     site = await sites.broker()
 
-    with pytest.raises(ConfigError, match=rf"server\.listen.*127\.0\.0\.1:{site.port}"):
-        await start_server(await plain_app(), f"127.0.0.1:{site.port}")
+    address = f"127.0.0.1:{site.port}"
+    with pytest.raises(ConfigError) as raised:
+        await start_server(await plain_app(), address)
+    assert str(raised.value) == (
+        f"server.listen: cannot listen on {address}: Address already in use: "
+        "another program listens there, or a broker that runs already"
+    )
+
+
+async def test_an_address_that_the_machine_does_not_have_is_said_to_be_none_of_its() -> None:
+    with pytest.raises(ConfigError, match=r"192\.0\.2\.1:0: .*: this machine has no such address$"):
+        await start_server(await plain_app(), "192.0.2.1:0")
 
 
 async def test_sockets_that_are_handed_over_win(tmp_path: Path) -> None:

@@ -158,7 +158,10 @@ def test_without_a_file_the_default_one_is_missed(file: Path) -> None:
     result = mgpu("check")
 
     assert result.exit_code == 2
-    assert result.stdout == "broker.yaml: cannot be read: No such file or directory\n"
+    assert result.stdout == (
+        "broker.yaml: cannot be read: No such file or directory; "
+        "mgpu init writes one, -c names another\n"
+    )
 
 
 def test_a_configuration_without_consumers_is_valid_and_told_what_is_next(file: Path) -> None:

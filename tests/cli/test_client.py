@@ -167,6 +167,24 @@ async def test_the_key_of_the_environment_is_sent(
     assert seen == [None, "Bearer s3cret"]
 
 
+async def test_where_a_key_is_needed_it_is_said_where_it_goes(
+    mgpu: Mgpu, start_broker: StartBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def answer(_request: web.Request) -> web.Response:
+        problem = {"title": "Unauthenticated", "detail": "This needs an API key."}
+        return web.json_response(problem, status=401, content_type="application/problem+json")
+
+    url = _url(await start_broker(answer))
+    without = await mgpu("status", "--url", url)
+    monkeypatch.setenv("MGPU_API_KEY", "s3cret")
+    wrong = await mgpu("status", "--url", url)
+
+    said = "mgpu: Unauthenticated: This needs an API key."
+    assert without.stderr == f"{said} Put it into MGPU_API_KEY.\n"
+    assert wrong.stderr == f"{said} MGPU_API_KEY holds another.\n"
+    assert (without.exit_code, wrong.exit_code) == (1, 1)
+
+
 async def test_a_key_that_cannot_be_sent_is_bad_usage_and_is_not_shown(
     mgpu: Mgpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,6 +115,14 @@ async def test_keeps_the_broker_up_when_asked_to(tmp_path: Path) -> None:
             assert await process.wait() == 0
 
 
+async def test_a_port_that_is_taken_is_said_to_be(tmp_path: Path) -> None:
+    taken = await asyncio.start_server(lambda _reader, _writer: None, "127.0.0.1", 0)
+    port = taken.sockets[0].getsockname()[1]
+    async with taken, demo(tmp_path, "--jobs", "1", "--port", str(port)) as process:
+        line = await until(process, "is taken")
+    assert re.search(rf"Port {port} is taken: the demo's broker is at http://127\.0\.0\.1:", line)
+
+
 async def test_leaves_no_service_behind_when_it_is_told_to_stop(tmp_path: Path) -> None:
     async with demo(tmp_path) as process:
         await until(process, " done")

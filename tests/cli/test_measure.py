@@ -261,7 +261,19 @@ async def test_a_gpu_that_is_ill_measures_nothing(mgpu: Mgpu, start_broker: Star
     result = await run(mgpu, start_broker, broker, "tts")
 
     assert result.exit_code == 1
-    assert "GPU 0: no measurements" in result.stderr
+    assert "GPU 0: no measurements; mgpu status says why" in result.stderr
+
+
+async def test_where_no_gpu_can_be_read_nothing_is_measured(
+    mgpu: Mgpu, start_broker: StartBroker
+) -> None:
+    broker = FakeBroker()
+    broker.status["gpus"] = []
+
+    result = await run(mgpu, start_broker, broker, "tts")
+
+    assert result.exit_code == 1
+    assert "no GPU can be read, so nothing can be measured: see mgpu status" in result.stderr
 
 
 async def test_one_that_fails_its_job_is_unloaded(mgpu: Mgpu, start_broker: StartBroker) -> None:

@@ -34,6 +34,19 @@ async def test_what_happened_and_what_is_next_is_one_line(
     assert asked == [("POST", f"/api/{verb}")]
 
 
+async def test_who_stays_in_memory_is_named(mgpu: Mgpu, start_broker: StartBroker) -> None:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.json_response({"paused": True, "resident": ["whisper", "ollama"]})
+
+    server = await start_broker(answer)
+    result = await mgpu("pause", "--url", str(server.make_url("")))
+
+    assert result.stdout == (
+        "Still in VRAM, as it could not be unloaded: whisper, ollama\n"
+        "Paused: nothing computes, and the rest of the VRAM is yours. To go on: mgpu resume\n"
+    )
+
+
 @pytest.mark.parametrize("verb", ["pause", "resume"])
 async def test_a_broker_that_says_no_is_quoted(
     mgpu: Mgpu, start_broker: StartBroker, verb: str

@@ -33,6 +33,13 @@ def rows(stdout: str) -> dict[str, list[str]]:
     return {row[0]: [cell.strip() for cell in row[1:] if cell.strip()] for row in table}
 
 
+def forget_a_size(path: Path) -> None:
+    head, *lines = path.read_text().splitlines()
+    header = json.loads(head)
+    header["services"]["a"]["footprint_mib"] = 0
+    path.write_text("\n".join([json.dumps(header), *lines]))
+
+
 def forget_a_load(path: Path) -> None:
     path.write_text(path.read_text().replace('"load_s": 2.0', '"load_s": null', 1))
 
@@ -117,6 +124,14 @@ async def test_a_service_that_was_never_seen_loading_is_pointed_out(
     assert "no load of a was measured" in result.stderr
 
 
+async def test_services_of_unknown_size_are_pointed_out(mgpu: Mgpu, recorded: Path) -> None:
+    assert "no footprint" not in (await mgpu("simulate", str(recorded))).stderr
+    forget_a_size(recorded)
+    result = await mgpu("simulate", str(recorded))
+    assert result.exit_code == 0
+    assert "no footprint of a was known, which counts as 0 MiB" in " ".join(result.stderr.split())
+
+
 async def test_a_trace_of_two_gpus_is_compared_without_eager(mgpu: Mgpu, tmp_path: Path) -> None:
     path = tmp_path / "trace.jsonl"
     traces.write(path, trace(*ABA, total_mib=(1000, 1000)))
@@ -160,11 +175,18 @@ async def test_all_as_json(mgpu: Mgpu) -> None:
         (["--workload", "tight", "--all"], "only one of them"),
         (["--all", "--svg", "x.svg"], "one workload"),
         ([*SMALL, "--set", "scheduler.order"], "must be KEY=VALUE"),
-        ([*SMALL, "--set", "scheduler.order=odd"], "scheduler.order: "),
-        (["--all", "--set", "scheduler.ordr=x"], "scheduler.ordr: "),
+        (
+            [*SMALL, "--set", "scheduler.order=odd"],
+            "scheduler.order: must be arrival, resident-first or planned, not 'odd'",
+        ),
+        (
+            ["--all", "--set", "scheduler.ordr=x"],
+            "scheduler.ordr: unknown key; did you mean order?",
+        ),
         (["--all", "--set", "gpu.cushion_mib=x"], "no whole number"),
         ([*SMALL, "--set", "consumers.x.footprint_mib=1"], "the trace has "),
         ([*SMALL, "--svg", "/nowhere/x.svg"], "/nowhere/x.svg: cannot be written"),
+        ([*SMALL, "--policy", "strict"], "--svg draws and --all judges"),
         ([*SMALL, "--policy", "best", "--svg", "x.svg"], "there is no best; there are strict"),
     ],
 )

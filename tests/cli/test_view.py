@@ -180,14 +180,15 @@ def test_every_state_can_be_shown(state: ConsumerState) -> None:
 
 
 def test_a_paused_or_draining_broker_says_so() -> None:
-    assert drawn(100, status(paused=True, draining=True)).rstrip().endswith("paused  draining")
+    told = "paused; mgpu resume ends it  draining"
+    assert drawn(100, status(paused=True, draining=True)).rstrip().endswith(told)
 
 
 def test_a_pause_is_shown_with_its_length_and_whether_it_was_kept_over_a_restart() -> None:
     paused = status(paused=True, paused_s=7260.0, pause_kept=False)
-    assert drawn(100, paused).rstrip().endswith("paused for 2 h 1 min")
+    assert drawn(100, paused).rstrip().endswith("paused for 2 h 1 min; mgpu resume ends it")
     kept = status(paused=True, paused_s=7260.0, pause_kept=True)
-    told = "paused for 2 h 1 min, kept over a restart"
+    told = "paused for 2 h 1 min, kept over a restart; mgpu resume ends it"
     assert drawn(100, kept).rstrip().endswith(told)
 
 

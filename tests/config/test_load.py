@@ -65,7 +65,10 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 
     assert raised.value.problems == (
         Problem(
-            str(tmp_path / "absent.yaml"), None, "", "cannot be read: No such file or directory"
+            str(tmp_path / "absent.yaml"),
+            None,
+            "",
+            "cannot be read: No such file or directory; mgpu init writes one, -c names another",
         ),
     )
 
