@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
@@ -177,9 +177,7 @@ async def _build(
     )
     metrics.watch(broker.snapshot)
     watchers.append(_remembers(measurements, broker.snapshot))
-    if (recorder := _recorder(config, broker.snapshot, clock)) is not None:
-        stack.callback(recorder.close)
-        watchers.append(recorder.observe)
+    recording = stack.enter_context(ExitStack())
     stack.push_async_callback(broker.close)
     app = make_app(
         Deps(
@@ -194,6 +192,10 @@ async def _build(
         )
     )
     server, ports = await _listen(stack, app, config)
+    # A start that fails since another broker listens here must not put that one's trace aside.
+    if (recorder := _recorder(config, broker.snapshot, clock)) is not None:
+        recording.callback(recorder.close)
+        watchers.append(recorder.observe)
     stack.callback(feed.close)
     broker.start()
     return Running(

@@ -173,7 +173,7 @@ def _parse(path: Path, file: Iterable[str]) -> Recording:
     numbered = ((n, line) for n, line in enumerate(file, start=1) if line.strip())
     first = next(numbered, None)
     if first is None:
-        raise ConfigError(f"{path}:1: the file is empty; a trace begins with its header")
+        raise ConfigError(f"{path}:1: the file is empty: no job has computed yet")
     head = _read_header(path, *first)
     arrivals: list[Arrival] = []
     loads, unloads = _Times(), _Times()
