@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import shlex
 import sys
@@ -26,6 +27,11 @@ from mgpu.simulation.workload import MIXES, Arrivals, Trace
 
 SEEDS = 1
 SEEDS_OF_ALL = 20
+
+_MAKES_UP = ("arrivals", "utilisation", "jobs", "seeds", "seed")
+"""Options of made-up workloads; a recorded trace has no use for them."""
+_OF_ONE_WORKLOAD = ("arrivals", "utilisation")
+"""Those that ``--all`` tries several values of by itself."""
 
 _TRACE = typer.Argument(help="A recorded trace (jobs.trace in broker.yaml).", show_default=False)
 _WORKLOAD = typer.Option(help=f"A made-up workload: {', '.join(MIXES)}.")
@@ -62,11 +68,14 @@ class _Request:
         for candidate in known:
             if candidate.name == self.policy:
                 return candidate
-        names = ", ".join(candidate.name for candidate in known)
-        raise ConfigError(f"--policy: there is no {self.policy}; there are {names}")
+        names = [candidate.name for candidate in known]
+        near = difflib.get_close_matches(self.policy, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(names)}"
+        raise ConfigError(f"--policy: there is no {self.policy}; {hint}")
 
 
 def simulate(  # noqa: PLR0913 - the options of a command
+    ctx: typer.Context,
     *,
     trace: Annotated[Path | None, _TRACE] = None,
     workload: Annotated[str | None, _WORKLOAD] = None,
@@ -101,24 +110,25 @@ def simulate(  # noqa: PLR0913 - the options of a command
         raise typer.BadParameter("give a TRACE, --workload or --all: only one of them")
     if everything and svg is not None:
         raise typer.BadParameter("--svg draws one workload, not --all")
-    if policy is not None and svg is None and not everything:
-        raise typer.BadParameter("--policy is what --svg draws and --all judges: give one of them")
+    _refuse_idle_options(ctx, recorded=trace is not None, everything=everything)
     count = seeds or (SEEDS_OF_ALL if everything else SEEDS)
     request = _Request(
         settings=_parsed(settings or []),
         policy=policy,
         conditions=Conditions(shared_bandwidth=shared_bandwidth),
     )
+    if policy is not None and request.judged() and not everything and svg is None:
+        raise typer.BadParameter("--policy is for --svg and --all; a table shows every policy")
     if everything:
         tables, figures = _judge(request, jobs, range(seed, seed + count))
     else:
         if trace is not None:
-            title, found = _recorded(trace)
+            title, found = _recorded(request, trace)
         else:
             scenario = _scenario(workload or "homelab", arrivals, utilisation)
             title = f"{scenario.name}, {jobs} jobs, {_counted(count, 'seed')}"
-            found = [scenario.trace(jobs, number) for number in range(seed, seed + count)]
-        found = [policies.apply_to_trace(request.settings, one) for one in found]
+            drawn = [scenario.trace(jobs, number) for number in range(seed, seed + count)]
+            found = [policies.apply_to_trace(request.settings, one) for one in drawn]
         tables, figures = _compare(request, title, found)
         if svg is not None:
             _draw(request, title, found[0], svg)
@@ -129,6 +139,20 @@ def simulate(  # noqa: PLR0913 - the options of a command
             output.console().print(_rich(table))
     if markdown is not None:
         _write(markdown, report.document(_command(), tables))
+
+
+def _refuse_idle_options(ctx: typer.Context, *, recorded: bool, everything: bool) -> None:
+    """Refuse what was typed and would have no effect."""
+    idle = {}
+    if recorded:
+        idle = dict.fromkeys(_MAKES_UP, "is for made-up workloads, not for a recorded one")
+    elif everything:
+        idle = dict.fromkeys(_OF_ONE_WORKLOAD, "is for one workload, not for --all")
+        idle["svg"] = "draws one workload, not --all"
+    for option, why in idle.items():
+        source = ctx.get_parameter_source(option)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"--{option} {why}")
 
 
 def _parsed(settings: Sequence[str]) -> dict[str, list[str]]:
@@ -148,22 +172,18 @@ def _scenario(mix: str, arrivals: Arrivals, utilisation: float) -> Scenario:
     return Scenario(mix, arrivals, utilisation)
 
 
-def _recorded(path: Path) -> tuple[str, list[Trace]]:
+def _recorded(request: _Request, path: Path) -> tuple[str, list[Trace]]:
     recording = traces.read(path)
+    trace = policies.apply_to_trace(request.settings, recording.trace)
     for name in recording.unknown:
         output.complain(f"{path}: no load of {name} was measured: it counts as 0 s")
-    sizeless = [
-        service.name
-        for service in recording.trace.services.values()
-        if not service.footprint_mib and (service.load_s or service.name in recording.unknown)
-    ]
-    if sizeless:
-        output.complain(
-            f"{path}: no footprint of {', '.join(sizeless)} was known, which counts as 0 MiB: "
-            "give it with --set consumers.NAME.footprint_mib=MIB"
-        )
-    jobs = len(recording.trace.arrivals)
-    return f"{path}, {_counted(jobs, 'job')}", [recording.trace]
+    for name in recording.unmeasured:
+        if not trace.services[name].footprint_mib:
+            output.complain(
+                f"{path}: the footprint of {name} was never measured: it takes no memory here; "
+                f"give it with --set consumers.{name}.footprint_mib=MIB"
+            )
+    return f"{path}, {_counted(len(trace.arrivals), 'job')}", [trace]
 
 
 def _compare(

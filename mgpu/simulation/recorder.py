@@ -2,8 +2,9 @@
 
 It is told what logs and metrics are told. A job is written when it has ended, with the time of its
 arrival; those that never computed (refused, expired, cancelled while they waited) leave no line,
-since nobody knows how long they would have taken. A file that has grown to its bound, or that is
-there already at the start, becomes ``FILE.1``, in the place of an older one.
+since nobody knows how long they would have taken. A footprint that is measured has a line too, as
+the header was written before. A file that has grown to its bound, or that is there already at the
+start, becomes ``FILE.1``, in the place of an older one.
 
 A disk can be slow or full, and the broker waits for neither: lines go through a bounded queue to a
 thread, what does not fit into the queue is dropped and counted, and a write that fails ends the
@@ -22,7 +23,16 @@ from typing import TextIO
 
 import structlog
 
-from mgpu.core.effects import Fact, Finish, Grant, LoadMeasured, StateChanged, UnloadMeasured
+from mgpu.core.effects import (
+    Fact,
+    Finish,
+    FootprintLearned,
+    Grant,
+    LoadMeasured,
+    Measured,
+    StateChanged,
+    UnloadMeasured,
+)
 from mgpu.core.model import ConsumerState, Policy
 from mgpu.core.views import Snapshot
 from mgpu.errors import ConfigError
@@ -109,6 +119,10 @@ class TraceRecorder:
                 return traces.time_line(consumer, "load_s", round(seconds, 6))
             case UnloadMeasured(consumer, True, seconds):
                 return traces.time_line(consumer, "unload_s", round(seconds, 6))
+            case FootprintLearned(consumer, footprint_mib) | Measured(
+                consumer, footprint_mib=footprint_mib
+            ):
+                return traces.footprint_line(consumer, footprint_mib)
             case _:
                 return None
 
@@ -127,8 +141,11 @@ class TraceRecorder:
             # One that manages its memory itself is never loaded here, so it takes no room either.
             managed = consumer.vram_managed
             gpus = [place[index] for index in consumer.gpus or () if index in place]
+            view = now.consumers[name]
+            # While nobody knows, the view has what it is taken to need, which may be all there is.
+            known_mib = None if view.footprint_source == "unknown" else view.footprint_mib
             services[name] = {
-                "footprint_mib": 0 if managed else now.consumers[name].footprint_mib,
+                "footprint_mib": 0 if managed else known_mib,
                 "load_s": 0.0 if managed else None,
                 "gpus": gpus or None,
             }

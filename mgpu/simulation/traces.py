@@ -7,18 +7,21 @@
     {"at_s": 0.25, "consumer": "tts", "service_s": 1.5, "priority": 0}
     {"consumer": "tts", "load_s": 3.1}
     {"consumer": "tts", "unload_s": 0.6}
+    {"consumer": "tts", "footprint_mib": 2600}
 
 Jobs stand in the order in which they ended and are sorted by arrival when they are read. A
 service's times of loading and unloading are the means of its lines; without any, what the header
-says; without that either, 0, and ``Recording.unknown`` names it. What a broker does is written by
-``mgpu.simulation.recorder``.
+says; without that either, 0, and ``Recording.unknown`` names it. Its footprint is that of its last
+line, for it may have been measured while the trace was written; without any, what the header says;
+without that either (null, or 0), 0, and ``Recording.unmeasured`` names it. What a broker does is
+written by ``mgpu.simulation.recorder``.
 """
 
 from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
@@ -39,7 +42,7 @@ class _Line(BaseModel):
 
 
 class _ServiceEntry(_Line):
-    footprint_mib: Mib
+    footprint_mib: Mib | None
     load_s: Seconds | None = None
     unload_s: Seconds | None = None
     gpus: list[int] | None = None
@@ -70,15 +73,34 @@ class _UnloadLine(_Line):
     unload_s: Seconds
 
 
+class _FootprintLine(_Line):
+    consumer: str
+    footprint_mib: Mib
+
+
+_AnyLine = _JobLine | _LoadLine | _UnloadLine | _FootprintLine
+
+_KINDS: Mapping[str, type[_AnyLine]] = {
+    "load_s": _LoadLine,
+    "unload_s": _UnloadLine,
+    "footprint_mib": _FootprintLine,
+}
+"""What a line is by the key that only it has; any other is a job's."""
+
 T = TypeVar("T", bound=_Line)
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What a file holds. ``unknown``: services of whose loads nothing is known."""
+    """What a file holds.
+
+    ``unknown``: services of whose loads nothing is known; ``unmeasured``: those of whose
+    footprints nothing is, which so take no memory.
+    """
 
     trace: Trace
     unknown: tuple[str, ...]
+    unmeasured: tuple[str, ...]
 
 
 class _Times:
@@ -169,6 +191,11 @@ def time_line(consumer: str, kind: str, seconds: float) -> str:
     return json.dumps({"consumer": consumer, kind: seconds})
 
 
+def footprint_line(consumer: str, footprint_mib: int) -> str:
+    """The line of a footprint that was measured."""
+    return json.dumps({"consumer": consumer, "footprint_mib": footprint_mib})
+
+
 def _parse(path: Path, file: Iterable[str]) -> Recording:
     numbered = ((n, line) for n, line in enumerate(file, start=1) if line.strip())
     first = next(numbered, None)
@@ -177,6 +204,7 @@ def _parse(path: Path, file: Iterable[str]) -> Recording:
     head = _read_header(path, *first)
     arrivals: list[Arrival] = []
     loads, unloads = _Times(), _Times()
+    footprints_mib = {name: entry.footprint_mib or 0 for name, entry in head.services.items()}
     for number, text in numbered:
         match _read_line(path, number, text, head):
             case _JobLine() as job:
@@ -185,12 +213,20 @@ def _parse(path: Path, file: Iterable[str]) -> Recording:
                 loads.add(consumer, seconds)
             case _UnloadLine(consumer=consumer, unload_s=seconds):
                 unloads.add(consumer, seconds)
+            case _FootprintLine(consumer=consumer, footprint_mib=footprint_mib):
+                footprints_mib[consumer] = footprint_mib
     if not arrivals:
         raise ConfigError(f"{path}: there is no job in it")
-    return _recording(head, arrivals, loads, unloads)
+    return _recording(head, arrivals, loads, unloads, footprints_mib)
 
 
-def _recording(head: _Header, arrivals: list[Arrival], loads: _Times, unloads: _Times) -> Recording:
+def _recording(
+    head: _Header,
+    arrivals: list[Arrival],
+    loads: _Times,
+    unloads: _Times,
+    footprints_mib: Mapping[str, int],
+) -> Recording:
     services: dict[str, Service] = {}
     unknown = []
     for name, entry in head.services.items():
@@ -199,7 +235,7 @@ def _recording(head: _Header, arrivals: list[Arrival], loads: _Times, unloads: _
             unknown.append(name)
         services[name] = Service(
             name=name,
-            footprint_mib=entry.footprint_mib,
+            footprint_mib=footprints_mib[name],
             load_s=load_s or 0.0,
             unload_s=unloads.mean(name, entry.unload_s) or 0.0,
             gpus=None if entry.gpus is None else tuple(entry.gpus),
@@ -211,7 +247,13 @@ def _recording(head: _Header, arrivals: list[Arrival], loads: _Times, unloads: _
         cushion_mib=head.cushion_mib,
         resident=tuple(head.resident),
     )
-    return Recording(trace, tuple(unknown))
+    # One that manages its memory itself takes none here, and no time to load.
+    unmeasured = [
+        name
+        for name, entry in head.services.items()
+        if not footprints_mib[name] and not (entry.footprint_mib == 0 and entry.load_s == 0)
+    ]
+    return Recording(trace, tuple(unknown), tuple(unmeasured))
 
 
 def _read_header(path: Path, number: int, text: str) -> _Header:
@@ -230,17 +272,10 @@ def _read_header(path: Path, number: int, text: str) -> _Header:
     return head
 
 
-def _read_line(
-    path: Path, number: int, text: str, head: _Header
-) -> _JobLine | _LoadLine | _UnloadLine:
+def _read_line(path: Path, number: int, text: str, head: _Header) -> _AnyLine:
     values = _json(path, number, text)
-    line: _JobLine | _LoadLine | _UnloadLine
-    if "load_s" in values:
-        line = _validated(path, number, _LoadLine, values)
-    elif "unload_s" in values:
-        line = _validated(path, number, _UnloadLine, values)
-    else:
-        line = _validated(path, number, _JobLine, values)
+    kind: type[_AnyLine] = next((_KINDS[key] for key in _KINDS if key in values), _JobLine)
+    line = _validated(path, number, kind, values)
     if line.consumer not in head.services:
         _refuse(path, number, f"consumer: the header has no service {line.consumer}")
     return line

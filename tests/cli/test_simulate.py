@@ -33,15 +33,12 @@ def rows(stdout: str) -> dict[str, list[str]]:
     return {row[0]: [cell.strip() for cell in row[1:] if cell.strip()] for row in table}
 
 
-def forget_a_size(path: Path) -> None:
-    head, *lines = path.read_text().splitlines()
-    header = json.loads(head)
-    header["services"]["a"]["footprint_mib"] = 0
-    path.write_text("\n".join([json.dumps(header), *lines]))
-
-
 def forget_a_load(path: Path) -> None:
     path.write_text(path.read_text().replace('"load_s": 2.0', '"load_s": null', 1))
+
+
+def forget_a_footprint(path: Path) -> None:
+    path.write_text(path.read_text().replace('"footprint_mib": 600', '"footprint_mib": null', 1))
 
 
 def files_in(directory: Path) -> list[Path]:
@@ -124,12 +121,19 @@ async def test_a_service_that_was_never_seen_loading_is_pointed_out(
     assert "no load of a was measured" in result.stderr
 
 
-async def test_services_of_unknown_size_are_pointed_out(mgpu: Mgpu, recorded: Path) -> None:
-    assert "no footprint" not in (await mgpu("simulate", str(recorded))).stderr
-    forget_a_size(recorded)
+async def test_a_service_that_was_never_measured_is_pointed_out_until_its_footprint_is_given(
+    mgpu: Mgpu, recorded: Path
+) -> None:
+    forget_a_footprint(recorded)
     result = await mgpu("simulate", str(recorded))
     assert result.exit_code == 0
-    assert "no footprint of a was known, which counts as 0 MiB" in " ".join(result.stderr.split())
+    assert "the footprint of a was never measured" in result.stderr
+    assert "--set consumers.a.footprint_mib=" in result.stderr
+    assert rows(result.stdout)["strict"][0] == "2", "a takes no memory"
+
+    given = await mgpu("simulate", str(recorded), "--set", "consumers.a.footprint_mib=600")
+    assert given.stderr == ""
+    assert rows(given.stdout)["strict"][0] == "3"
 
 
 async def test_a_trace_of_two_gpus_is_compared_without_eager(mgpu: Mgpu, tmp_path: Path) -> None:
@@ -186,8 +190,18 @@ async def test_all_as_json(mgpu: Mgpu) -> None:
         (["--all", "--set", "gpu.cushion_mib=x"], "no whole number"),
         ([*SMALL, "--set", "consumers.x.footprint_mib=1"], "the trace has "),
         ([*SMALL, "--svg", "/nowhere/x.svg"], "/nowhere/x.svg: cannot be written"),
-        ([*SMALL, "--policy", "strict"], "--svg draws and --all judges"),
         ([*SMALL, "--policy", "best", "--svg", "x.svg"], "there is no best; there are strict"),
+        ([*SMALL, "--policy", "planed"], "there is no planed; did you mean planned+lru?"),
+        (["--all", "--policy", "planed"], "there is no planed; did you mean planned+lru?"),
+        ([*SMALL, "--policy", "planned+lru"], "--policy is for --svg and --all"),
+        ([*SMALL, "--set", "scheduler.odrer=x"], "unknown key; did you mean order?"),
+        (["no-such.jsonl", "--seeds", "1"], "--seeds is for made-up workloads"),
+        (["no-such.jsonl", "--seed", "1"], "--seed is for made-up workloads"),
+        (["no-such.jsonl", "--jobs", "400"], "--jobs is for made-up workloads"),
+        (["no-such.jsonl", "--utilisation", "0.5"], "--utilisation is for made-up workloads"),
+        (["no-such.jsonl", "--arrivals", "poisson"], "--arrivals is for made-up workloads"),
+        (["--all", "--utilisation", "0.5"], "--utilisation is for one workload"),
+        (["--all", "--arrivals", "bursts"], "--arrivals is for one workload"),
     ],
 )
 async def test_what_makes_no_sense_is_refused(

@@ -10,14 +10,16 @@ from structlog.testing import capture_logs
 from mgpu.core import views
 from mgpu.core.effects import (
     Evicted,
+    Fact,
     Finish,
     Grant,
     LoadMeasured,
+    Measured,
     Phases,
     StateChanged,
     UnloadMeasured,
 )
-from mgpu.core.events import GpusRead
+from mgpu.core.events import Event, GpusRead, JobArrived, JobEnded, LoadEnded
 from mgpu.core.model import ConsumerPolicy, ConsumerState, GpuReading, Outcome, Policy
 from mgpu.core.scheduler import Scheduler
 from mgpu.errors import ConfigError
@@ -117,6 +119,49 @@ def test_what_never_computed_or_failed_to_load_leaves_no_line(tmp_path: Path, st
     recorder.observe(UnloadMeasured("tts", False, 3.0))
     recorder.close()
     assert len((tmp_path / "trace.jsonl").read_text().splitlines()) == 1
+
+
+def test_a_footprint_that_is_measured_while_it_records_counts(tmp_path: Path, clock: Clock) -> None:
+    auto = ConsumerPolicy(name="tts", footprint_mib=0, learns=True, initially=ABSENT)
+    policy = Policy(consumers={"tts": auto})
+    scheduler = Scheduler(policy)
+    path = tmp_path / "trace.jsonl"
+    recorder = TraceRecorder(
+        path, policy=policy, snapshot=lambda: views.take(scheduler.state, clock.now()), clock=clock
+    )
+
+    def happens(event: Event) -> None:
+        for effect in scheduler.handle(event):
+            if isinstance(effect, Fact | Finish | Grant):
+                recorder.observe(effect)
+
+    def read(at: float, free_mib: int) -> GpusRead:
+        return GpusRead(at, (GpuReading(index=0, total_mib=8000, free_mib=free_mib),))
+
+    happens(read(100.0, 8000))
+    happens(JobArrived(100.0, "j1", "tts"))
+    happens(read(101.0, 5000))
+    assert scheduler.state.consumers["tts"].footprint_mib > 7000, "it may need all there is"
+    happens(LoadEnded(102.0, "tts", 1))
+    happens(read(102.0, 5000))
+    happens(JobEnded(104.0, "j1", 1, Outcome.DONE))
+    recorder.close()
+
+    assert '"footprint_mib": null' in path.read_text().splitlines()[0]
+    recording = traces.read(path)
+    assert recording.trace.services["tts"].footprint_mib == 3000
+    assert recording.unmeasured == ()
+
+
+def test_a_kept_measurement_is_written_down_once_it_changes(tmp_path: Path, start: Start) -> None:
+    recorder = start()
+    recorder.observe(GRANT)
+    recorder.observe(Measured("tts", (1,), 4000, 0))
+    recorder.observe(Measured("tts", (1,), 3500, 0))
+    recorder.observe(end())
+    recorder.close()
+    trace = traces.read(tmp_path / "trace.jsonl").trace
+    assert trace.services["tts"].footprint_mib == 3500
 
 
 def test_nothing_happened_nothing_written(tmp_path: Path, start: Start) -> None:

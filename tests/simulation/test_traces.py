@@ -66,6 +66,31 @@ def test_a_service_whose_load_was_never_measured_is_named(tmp_path: Path) -> Non
     assert read.trace.services["a"].load_s == 0.0
 
 
+def unmeasured(tmp_path: Path, entry: dict[str, object], *lines: str) -> tuple[str, ...]:
+    read = traces.read(file_of(tmp_path, header(services={"a": entry}), JOB, *lines))
+    return read.unmeasured
+
+
+def test_the_footprint_that_was_measured_last_counts(tmp_path: Path) -> None:
+    lines = [f'{{"consumer": "a", "footprint_mib": {mib}}}' for mib in (700, 800, 750)]
+    read = traces.read(file_of(tmp_path, HEADER, lines[0], JOB, *lines[1:]))
+    assert read.trace.services["a"].footprint_mib == 750
+    assert read.unmeasured == ()
+
+
+@pytest.mark.parametrize("footprint_mib", [0, None])
+def test_a_service_whose_footprint_was_never_measured_is_named(
+    tmp_path: Path, footprint_mib: int | None
+) -> None:
+    entry: dict[str, object] = {"footprint_mib": footprint_mib}
+    assert unmeasured(tmp_path, entry) == ("a",)
+    assert unmeasured(tmp_path, entry, '{"consumer": "a", "footprint_mib": 700}') == ()
+
+
+def test_one_that_manages_its_memory_itself_need_not_be_measured(tmp_path: Path) -> None:
+    assert unmeasured(tmp_path, {"footprint_mib": 0, "load_s": 0.0}) == ()
+
+
 def header(**changes: object) -> str:
     return json.dumps({**json.loads(HEADER), **changes})
 
@@ -95,6 +120,7 @@ def header(**changes: object) -> str:
         ([HEADER, JOB.replace("service_s", "servce_s")], ":2: s"),
         ([HEADER, JOB, '{"consumer": "a", "load_s": "long"}'], ":3: load_s: "),
         ([HEADER, JOB, '{"consumer": "a", "unload_s": 1, "x": 1}'], ":3: x: "),
+        ([HEADER, JOB, '{"consumer": "a", "footprint_mib": null}'], ":3: footprint_mib: "),
         ([HEADER, "[" * 100_000], ":2: not JSON"),
     ],
 )
