@@ -19,7 +19,7 @@ from rich.text import Text
 
 from mgpu.cli import output
 from mgpu.errors import ConfigError
-from mgpu.simulation import comparison, optimum, picture, policies, report, traces
+from mgpu.simulation import comparison, fidelity, optimum, picture, policies, report, traces
 from mgpu.simulation.comparison import SCENARIOS, Scenario, Score
 from mgpu.simulation.engine import Conditions
 from mgpu.simulation.policies import Baseline, Candidate
@@ -183,6 +183,8 @@ def _recorded(request: _Request, path: Path) -> tuple[str, list[Trace]]:
                 f"{path}: the footprint of {name} was never measured: it takes no memory here; "
                 f"give it with --set consumers.{name}.footprint_mib=MIB"
             )
+    for sentence in fidelity.left_out(trace):
+        output.complain(f"{path}: {sentence}")
     return f"{path}, {_counted(len(trace.arrivals), 'job')}", [trace]
 
 

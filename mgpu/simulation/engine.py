@@ -4,13 +4,16 @@ The scheduler is told what a broker would tell it, and everything it wants is do
 machine: loads and unloads take the time the trace says, memory fills half-way through a load and
 comes back when an unload ends, and the GPUs are read, with what each consumer's processes hold,
 whenever the scheduler asks for it or their memory has changed. While somebody waits and nothing
-moves they are read once a second, as the broker does. Nothing fails here; for what happens then see
-the tests of ``mgpu.core``.
+moves they are read once a second, as the broker does. What is loaded by its first job fills its
+memory as that begins; the job's own time holds the load. Nothing fails here; for what happens then
+see the tests of ``mgpu.core``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import assert_never
@@ -60,9 +63,12 @@ from mgpu.simulation import bound
 from mgpu.simulation.agenda import Agenda
 from mgpu.simulation.bus import Bus
 from mgpu.simulation.outcome import Activity, JobRun, Lanes, Result
-from mgpu.simulation.workload import Arrival, Trace
+from mgpu.simulation.workload import Arrival, Rules, Trace
 
 IDLE_SAMPLE_S = 1.0
+READING_S = 0.001
+"""What reading a GPU takes, where it matters: whether a job has loaded its consumer is shown by
+figures from after its end alone."""
 
 _ACTIVITY: Mapping[S, Activity] = {
     S.LOADING: Activity.LOADING,
@@ -133,6 +139,8 @@ class _Machine:
         self._bus_version = 0
         self._free_mib = list(trace.total_mib)
         self._placed: dict[str, tuple[int, ...]] = {}
+        self._kept: dict[str, tuple[int, ...]] = {}
+        """Where the residuals of those lie that have left."""
         self._loads: dict[str, StartLoad] = {}
         """Loads under way; the memory of those in ``_placed`` is filled."""
         self._moving = 0
@@ -140,8 +148,12 @@ class _Machine:
         self._timers: dict[Timer, float] = {}
         self._running: dict[str, float] = {}
         """Since when each job computes."""
+        self._computing: Counter[str] = Counter()
+        """How many jobs of each consumer do."""
         self._open = len(trace.arrivals)
         self._unread = True
+        self._blind_until_s = -math.inf
+        """Before that moment nothing is read."""
         self._watching = False
         self._result = Result()
 
@@ -179,7 +191,7 @@ class _Machine:
             self._look_at(self._scheduler.state, self._agenda.now_s, job)
 
     def _read_if_needed(self) -> None:
-        while self._unread:
+        while self._unread and self._agenda.now_s >= self._blind_until_s:
             self._unread = False
             readings = tuple(
                 GpuReading(
@@ -197,6 +209,9 @@ class _Machine:
     def _held_mib(self, index: int) -> dict[str, int]:
         """What the processes of each service hold on a GPU, as the driver tells a broker."""
         held_mib = dict.fromkeys(self._trace.services, 0)
+        for name, gpus in self._kept.items():
+            if index in gpus:
+                held_mib[name] = share_mib(self._trace.services[name].residual_mib, gpus)
         for name, gpus in self._placed.items():
             if index in gpus:
                 held_mib[name] = share_mib(self._trace.services[name].footprint_mib, gpus)
@@ -210,6 +225,9 @@ class _Machine:
 
     def _look(self) -> None:
         self._watching = False
+        self._read_anew()
+
+    def _read_anew(self) -> None:
         self._unread = True
 
     # What the scheduler wants done
@@ -260,16 +278,28 @@ class _Machine:
         bound.check(self._scheduler.state, grant, self._agenda.now_s)
         self._moving += 1
         self._running[grant.job] = self._agenda.now_s
+        self._computing[grant.consumer] += 1
         self._enter(grant.consumer, Activity.COMPUTING)
+        if grant.consumer not in self._placed and not self._rules(grant.consumer).can_load:
+            self._result.loads += 1
+            self._fill(grant.consumer, grant.gpus)
         service_s = self._trace.arrivals[int(grant.job)].service_s
         self._agenda.after(service_s, partial(self._end, grant.job, grant.token))
 
     def _end(self, job: str, token: int) -> None:
         self._moving -= 1
-        self._enter(self._trace.arrivals[int(job)].consumer, Activity.RESIDENT)
+        consumer = self._trace.arrivals[int(job)].consumer
+        self._computing[consumer] -= 1
+        if not self._computing[consumer]:
+            self._enter(consumer, Activity.RESIDENT)
+        if not self._rules(consumer).can_load:
+            self._blind_until_s = self._agenda.now_s + READING_S
+            self._agenda.at(self._blind_until_s, self._read_anew)
         self._post(JobEnded(self._agenda.now_s, job, token, Outcome.DONE))
 
     def _finish(self, end: Finish) -> None:
+        if not end.job.isdecimal():
+            return  # the scheduler's own, by which it loads what nobody has asked for
         self._open -= 1
         started_s = self._running.pop(end.job, None)
         if started_s is not None:
@@ -284,6 +314,9 @@ class _Machine:
             self._lanes.enter(consumer, activity, self._agenda.now_s)
 
     # The machine
+
+    def _rules(self, consumer: str) -> Rules:
+        return self._trace.services[consumer].rules
 
     def _load(self, effect: StartLoad) -> None:
         load_s = self._trace.services[effect.consumer].load_s
@@ -313,7 +346,8 @@ class _Machine:
                 self._bus.start(name, load_s / 2, self._agenda.now_s)
                 self._plan_bus()
                 return
-            self._change(name, self._placed.pop(name), +1)
+            for give_back in self._empty(name):
+                give_back()
             error = "out of memory"
         self._plan_bus()
         self._moving -= 1
@@ -330,20 +364,32 @@ class _Machine:
     def _unloaded(self, effect: StartUnload) -> None:
         self._moving -= 1
         name = effect.consumer
-        give_back = partial(self._change, name, self._placed.pop(name), +1)
-        if self._lag_s:
-            self._agenda.after(self._lag_s, give_back)
-        else:
-            give_back()
+        # One that its first job loads may leave before that.
+        for give_back in self._empty(name) if name in self._placed else ():
+            if self._lag_s:
+                self._agenda.after(self._lag_s, give_back)
+            else:
+                give_back()
         self._post(UnloadEnded(self._agenda.now_s, name, effect.attempt))
 
     def _fill(self, name: str, gpus: tuple[int, ...]) -> None:
+        service = self._trace.services[name]
+        if name in self._kept:
+            self._change(self._kept.pop(name), service.residual_mib)
         self._placed[name] = gpus
-        self._change(name, gpus, -1)
+        self._change(gpus, -service.footprint_mib)
 
-    def _change(self, name: str, gpus: tuple[int, ...], sign: int) -> None:
+    def _empty(self, name: str) -> Iterator[Callable[[], None]]:
+        """A consumer gives up its memory; what shows it as free, to be called when it does."""
+        service, gpus = self._trace.services[name], self._placed.pop(name)
+        yield partial(self._change, gpus, service.footprint_mib)
+        if service.residual_mib:
+            self._kept[name] = gpus
+            yield partial(self._change, gpus, -service.residual_mib)
+
+    def _change(self, gpus: tuple[int, ...], free_mib: int) -> None:
+        """Let so much more of these GPUs be free, or less, over all of them together."""
+        each_mib = share_mib(abs(free_mib), gpus)
         for index in gpus:
-            self._free_mib[index] += sign * share_mib(
-                self._trace.services[name].footprint_mib, gpus
-            )
+            self._free_mib[index] += each_mib if free_mib > 0 else -each_mib
         self._unread = True

@@ -24,14 +24,17 @@ def least_reload_s(trace: Trace) -> float | None:
     """The least seconds of loading and unloading that serve a backlog, each taken for itself.
 
     None where it cannot be computed: jobs arrive over time, several GPUs, more than
-    ``MOST_CONSUMERS`` services, or one that can never fit.
+    ``MOST_CONSUMERS`` services, one that can never fit, or rules about who may leave and what stays
+    then.
     """
     services = list(trace.services.values())
     room_mib = trace.total_mib[0] - trace.cushion_mib
     wanted = frozenset(arrival.consumer for arrival in trace.arrivals)
     feasible = all(trace.services[name].footprint_mib <= room_mib for name in wanted)
     one_gpu = len(trace.total_mib) == 1
-    if not (trace.is_backlog and one_gpu and feasible and len(services) <= MOST_CONSUMERS):
+    free = all(service.rules.leaves_freely for service in services)
+    solvable = feasible and free and len(services) <= MOST_CONSUMERS
+    if not (trace.is_backlog and one_gpu and solvable):
         return None
     return _search(trace.services, wanted, frozenset(trace.resident), room_mib)
 

@@ -147,17 +147,28 @@ def rules(config: SchedulerConfig, trace: Trace) -> Policy:
         base,
         consumers={s.name: _consumer(s, trace, count) for s in trace.services.values()},
         cushion_mib=trace.cushion_mib,
+        lock=trace.lock,
         max_queue=max(base.max_queue, count),
         max_wait_s=math.inf if patient else base.max_wait_s,
     )
 
 
 def _consumer(service: Service, trace: Trace, jobs: int) -> ConsumerPolicy:
-    resident = service.name in trace.resident
+    rules = service.rules
+    resident = service.name in trace.resident or rules.vram_managed
+    ours = not rules.vram_managed
     return ConsumerPolicy(
         name=service.name,
         footprint_mib=service.footprint_mib,
+        residual_mib=service.residual_mib,
         gpus=service.gpus,
+        can_coexist_with=rules.can_coexist_with,
+        vram_managed=rules.vram_managed,
+        can_load=ours and rules.can_load,
+        can_unload=ours and rules.can_unload,
+        concurrency=rules.concurrency,
+        pinned=rules.pinned,
+        idle_unload_s=rules.idle_unload_s,
         max_queue=jobs,
         initially=ConsumerState.RESIDENT if resident else ConsumerState.ABSENT,
         job_timeout_s=math.inf,

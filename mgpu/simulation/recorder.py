@@ -33,12 +33,12 @@ from mgpu.core.effects import (
     StateChanged,
     UnloadMeasured,
 )
-from mgpu.core.model import ConsumerState, Policy
-from mgpu.core.views import Snapshot
+from mgpu.core.model import ConsumerPolicy, ConsumerState, Policy
+from mgpu.core.views import ConsumerView, Snapshot
 from mgpu.errors import ConfigError
 from mgpu.ports import Clock
 from mgpu.simulation import traces
-from mgpu.simulation.workload import Arrival
+from mgpu.simulation.workload import Arrival, Rules
 
 log = structlog.get_logger(__name__)
 
@@ -139,22 +139,38 @@ class TraceRecorder:
         services = {}
         for name, consumer in self._policy.consumers.items():
             # One that manages its memory itself is never loaded here, so it takes no room either.
-            managed = consumer.vram_managed
+            managed, view = consumer.vram_managed, now.consumers[name]
             gpus = [place[index] for index in consumer.gpus or () if index in place]
-            view = now.consumers[name]
             # While nobody knows, the view has what it is taken to need, which may be all there is.
             known_mib = None if view.footprint_source == "unknown" else view.footprint_mib
             services[name] = {
                 "footprint_mib": 0 if managed else known_mib,
                 "load_s": 0.0 if managed else None,
                 "gpus": gpus or None,
+                **traces.rules_entry(_rules(consumer, view)),
             }
         return traces.header(
             total_mib=[gpu.total_mib for gpu in now.gpus],
             cushion_mib=self._policy.cushion_mib,
+            lock=self._policy.lock,
             services=services,
             resident=[n for n in services if now.consumers[n].state in _PRESENT],
         )
+
+
+def _rules(consumer: ConsumerPolicy, view: ConsumerView) -> Rules:
+    managed = consumer.vram_managed
+    return Rules(
+        concurrency=consumer.concurrency,
+        can_coexist_with=consumer.can_coexist_with,
+        residual_mib=consumer.residual_mib,
+        vram_managed=managed,
+        # Of one that manages its memory itself nothing else is to be said.
+        can_load=managed or consumer.can_load,
+        can_unload=managed or consumer.can_unload,
+        pinned=view.pinned,
+        idle_unload_s=consumer.idle_unload_s,
+    )
 
 
 def _begins(fact: Fact | Finish | Grant) -> bool:

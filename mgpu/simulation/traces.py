@@ -2,8 +2,9 @@
 
 ::
 
-    {"mgpu_trace": 1, "total_mib": [24576], "cushion_mib": 256, "resident": [], "services":
-     {"tts": {"footprint_mib": 2400, "load_s": 3.0, "unload_s": 0.5, "gpus": null}}}
+    {"mgpu_trace": 1, "total_mib": [24576], "cushion_mib": 256, "lock": "exclusive", "resident": [],
+     "services": {"tts": {"footprint_mib": 2400, "load_s": 3.0, "unload_s": 0.5, "gpus": null,
+                          "concurrency": 4}}}
     {"at_s": 0.25, "consumer": "tts", "service_s": 1.5, "priority": 0}
     {"consumer": "tts", "load_s": 3.1}
     {"consumer": "tts", "unload_s": 0.6}
@@ -13,8 +14,9 @@ Jobs stand in the order in which they ended and are sorted by arrival when they 
 service's times of loading and unloading are the means of its lines; without any, what the header
 says; without that either, 0, and ``Recording.unknown`` names it. Its footprint is that of its last
 line, for it may have been measured while the trace was written; without any, what the header says;
-without that either (null, or 0), 0, and ``Recording.unmeasured`` names it. What a broker does is
-written by ``mgpu.simulation.recorder``.
+without that either (null, or 0), 0, and ``Recording.unmeasured`` names it. A service's entry has
+those of ``workload.Rules`` that differ from the default; traces from before there were any have
+none. What a broker does is written by ``mgpu.simulation.recorder``.
 """
 
 from __future__ import annotations
@@ -22,14 +24,15 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from mgpu.core.model import LockMode
 from mgpu.errors import ConfigError
-from mgpu.simulation.workload import Arrival, Service, Trace
+from mgpu.simulation.workload import NO_RULES, Arrival, Rules, Service, Trace
 
 VERSION = 1
 
@@ -46,12 +49,39 @@ class _ServiceEntry(_Line):
     load_s: Seconds | None = None
     unload_s: Seconds | None = None
     gpus: list[int] | None = None
+    concurrency: Annotated[int, Field(ge=1)] = NO_RULES.concurrency
+    can_coexist_with: list[str] = []
+    residual_mib: Mib = NO_RULES.residual_mib
+    vram_managed: bool = NO_RULES.vram_managed
+    can_load: bool = NO_RULES.can_load
+    can_unload: bool = NO_RULES.can_unload
+    pinned: bool = NO_RULES.pinned
+    idle_unload_s: Seconds | None = NO_RULES.idle_unload_s
+
+    @property
+    def rules(self) -> Rules:
+        return Rules(
+            concurrency=self.concurrency,
+            can_coexist_with=frozenset(self.can_coexist_with),
+            residual_mib=self.residual_mib,
+            vram_managed=self.vram_managed,
+            can_load=self.can_load,
+            can_unload=self.can_unload,
+            pinned=self.pinned,
+            idle_unload_s=self.idle_unload_s,
+        )
+
+    @property
+    def loads_itself(self) -> bool:
+        """Whether the broker neither loads it nor bills it; old traces tell by two zeros."""
+        return self.vram_managed or (self.footprint_mib == 0 and self.load_s == 0)
 
 
 class _Header(_Line):
     mgpu_trace: int
     total_mib: Annotated[list[Mib], Field(min_length=1)]
     cushion_mib: Mib
+    lock: Literal["exclusive", "shared"] = "exclusive"
     services: dict[str, _ServiceEntry]
     resident: list[str] = []
 
@@ -142,12 +172,14 @@ def lines(trace: Trace) -> Iterator[str]:
             "load_s": service.load_s,
             "unload_s": service.unload_s,
             "gpus": service.gpus,
+            **rules_entry(service.rules),
         }
         for service in trace.services.values()
     }
     yield header(
         total_mib=trace.total_mib,
         cushion_mib=trace.cushion_mib,
+        lock=trace.lock,
         services=services,
         resident=trace.resident,
     )
@@ -159,6 +191,7 @@ def header(
     *,
     total_mib: Iterable[int],
     cushion_mib: int,
+    lock: LockMode,
     services: dict[str, dict[str, Any]],
     resident: Iterable[str],
 ) -> str:
@@ -168,10 +201,20 @@ def header(
             "mgpu_trace": VERSION,
             "total_mib": list(total_mib),
             "cushion_mib": cushion_mib,
+            "lock": lock,
             "resident": list(resident),
             "services": services,
         }
     )
+
+
+def rules_entry(rules: Rules) -> dict[str, Any]:
+    """What a service's entry in the header says of its rules: those that are not the default."""
+    return {
+        name: sorted(value) if isinstance(value, frozenset) else value
+        for name, value in asdict(rules).items()
+        if value != getattr(NO_RULES, name)
+    }
 
 
 def job_line(arrival: Arrival) -> str:
@@ -231,7 +274,7 @@ def _recording(
     unknown = []
     for name, entry in head.services.items():
         load_s = loads.mean(name, entry.load_s)
-        if load_s is None:
+        if load_s is None and entry.can_load:
             unknown.append(name)
         services[name] = Service(
             name=name,
@@ -239,6 +282,7 @@ def _recording(
             load_s=load_s or 0.0,
             unload_s=unloads.mean(name, entry.unload_s) or 0.0,
             gpus=None if entry.gpus is None else tuple(entry.gpus),
+            rules=entry.rules,
         )
     trace = Trace(
         total_mib=tuple(head.total_mib),
@@ -246,12 +290,12 @@ def _recording(
         arrivals=tuple(sorted(arrivals, key=lambda arrival: arrival.at_s)),
         cushion_mib=head.cushion_mib,
         resident=tuple(head.resident),
+        lock=LockMode(head.lock),
     )
-    # One that manages its memory itself takes none here, and no time to load.
     unmeasured = [
         name
         for name, entry in head.services.items()
-        if not footprints_mib[name] and not (entry.footprint_mib == 0 and entry.load_s == 0)
+        if not footprints_mib[name] and not entry.loads_itself
     ]
     return Recording(trace, tuple(unknown), tuple(unmeasured))
 

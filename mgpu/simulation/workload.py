@@ -12,8 +12,10 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
+
+from mgpu.core.model import LockMode
 
 SIGMA = 0.5
 """Of the logarithm of a job's time: one in twenty takes over twice the median."""
@@ -26,6 +28,31 @@ GIB = 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """What a broker's configuration says about a consumer besides; made-up ones have none.
+
+    They are those of ``mgpu.core.model.ConsumerPolicy``, by the same names.
+    """
+
+    concurrency: int = 1
+    can_coexist_with: frozenset[str] = frozenset()
+    residual_mib: int = 0
+    vram_managed: bool = False
+    can_load: bool = True
+    can_unload: bool = True
+    pinned: bool = False
+    idle_unload_s: float | None = None
+
+    @property
+    def leaves_freely(self) -> bool:
+        """Whether it comes and goes like one without rules."""
+        return replace(self, concurrency=1) == NO_RULES
+
+
+NO_RULES = Rules()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
     """One consumer, as far as a simulation needs it. ``gpus`` None: any one GPU."""
 
@@ -34,6 +61,12 @@ class Service:
     load_s: float
     unload_s: float
     gpus: tuple[int, ...] | None = None
+    rules: Rules = NO_RULES
+
+    @property
+    def residual_mib(self) -> int:
+        """What stays after an unload, which is no more than there was."""
+        return min(self.rules.residual_mib, self.footprint_mib)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +92,7 @@ class Trace:
     arrivals: tuple[Arrival, ...]
     cushion_mib: int = CUSHION_MIB
     resident: tuple[str, ...] = ()
+    lock: LockMode = LockMode.EXCLUSIVE
 
     @property
     def is_backlog(self) -> bool:

@@ -11,7 +11,8 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from mgpu.simulation import traces
-from tests.simulation.tiny import ABA, trace
+from mgpu.simulation.workload import Rules
+from tests.simulation.tiny import ABA, service, trace
 
 Mgpu = Callable[..., Awaitable[Any]]
 
@@ -134,6 +135,15 @@ async def test_a_service_that_was_never_measured_is_pointed_out_until_its_footpr
     given = await mgpu("simulate", str(recorded), "--set", "consumers.a.footprint_mib=600")
     assert given.stderr == ""
     assert rows(given.stdout)["strict"][0] == "3"
+
+
+async def test_rules_that_a_baseline_does_without_are_said_once(mgpu: Mgpu, tmp_path: Path) -> None:
+    path = tmp_path / "trace.jsonl"
+    services = (service("a", rules=Rules(concurrency=2)), service("b"))
+    traces.write(path, trace((0.0, "a", 1.0), (0.0, "a", 1.0), services=services, resident=("a",)))
+    result = await mgpu("simulate", str(path))
+    assert rows(result.stdout)["strict"][-1] == "0.00"
+    assert result.stderr.count("eager: does without concurrency") == 1
 
 
 async def test_a_trace_of_two_gpus_is_compared_without_eager(mgpu: Mgpu, tmp_path: Path) -> None:

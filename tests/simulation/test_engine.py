@@ -6,12 +6,12 @@ from itertools import pairwise
 import pytest
 
 from mgpu.config.model import SchedulerConfig
-from mgpu.core.model import ConsumerPolicy, ConsumerState, Order, Policy
+from mgpu.core.model import ConsumerPolicy, ConsumerState, LockMode, Order, Policy
 from mgpu.core.scheduler import Scheduler
 from mgpu.simulation import engine, policies
 from mgpu.simulation.engine import Conditions, StuckError
 from mgpu.simulation.outcome import Activity, Interval
-from mgpu.simulation.workload import MIXES, Arrivals, make_trace
+from mgpu.simulation.workload import MIXES, Arrivals, Rules, make_trace
 from tests.simulation.tiny import ABA, replay, service, trace, waits
 
 
@@ -82,6 +82,84 @@ def test_lanes_tell_who_did_what() -> None:
         ],
         "b": [Interval(5.0, 7.0, Activity.LOADING), Interval(7.0, 8.0, Activity.COMPUTING)],
     }
+
+
+def test_jobs_that_ran_together_run_together() -> None:
+    services = (service("a", rules=Rules(concurrency=3)), service("b"))
+    jobs = [(0.0, "a", 5.0)] * 4
+    result = replay(trace(*jobs, services=services, resident=("a",)), Order.ARRIVAL, lanes=True)
+    assert waits(result) == [0.0, 0.0, 0.0, 5.0]
+    assert {interval.activity for interval in result.lanes["a"]} == {Activity.COMPUTING}
+
+
+def test_a_shared_lock_lets_residents_compute_together() -> None:
+    what = trace((0.0, "a", 5.0), (1.0, "b", 1.0), total_mib=(1200,), resident=("a", "b"))
+    assert waits(replay(what, Order.ARRIVAL)) == [0.0, 4.0]
+    assert waits(replay(replace(what, lock=LockMode.SHARED), Order.ARRIVAL)) == [0.0, 0.0]
+
+
+def test_who_is_pinned_is_loaded_and_stays() -> None:
+    services = (service("a", rules=Rules(pinned=True)), service("b"))
+    result = replay(trace((5.0, "b", 1.0), (6.0, "a", 1.0), services=services), Order.ARRIVAL)
+    assert (result.loads, result.refused) == (1, 1)
+    assert [run.consumer for run in result.runs] == ["a"]
+
+
+def test_who_may_coexist_is_not_evicted() -> None:
+    services = (service("a"), service("b", rules=Rules(can_coexist_with=frozenset({"a"}))))
+    result = replay(trace((0.0, "b", 1.0), services=services, resident=("a",)), Order.ARRIVAL)
+    assert (result.unloads, result.refused) == (0, 1)
+
+
+def test_who_cannot_be_unloaded_stays() -> None:
+    services = (service("a", rules=Rules(can_unload=False)), service("b"))
+    result = replay(trace((0.0, "b", 1.0), services=services, resident=("a",)), Order.ARRIVAL)
+    assert (result.unloads, result.refused) == (0, 1)
+
+
+def test_what_stays_after_an_unload_takes_room() -> None:
+    services = (service("a", rules=Rules(residual_mib=150)), service("b"), service("c", 300))
+    what = trace((0.0, "b", 1.0), (4.0, "c", 1.0), services=services, resident=("a",))
+    # 150 MiB of a and 600 of b leave 250: b has to go for c.
+    assert replay(what, Order.ARRIVAL).unloads == 2
+    without = replace(what, services={**what.services, "a": service("a")})
+    assert replay(without, Order.ARRIVAL).unloads == 1
+
+
+def test_a_residual_is_given_back_with_the_next_load() -> None:
+    services = (service("a", rules=Rules(residual_mib=300)), service("b"))
+    jobs = [(at_s, name, 1.0) for at_s, name in ((0.0, "a"), (10.0, "b"), (20.0, "a"), (30.0, "b"))]
+    result = replay(trace(*jobs, services=services), Order.ARRIVAL, Conditions(memory_lag_s=0.5))
+    assert (result.loads, result.unloads, result.refused) == (4, 3, 0)
+
+
+def test_a_first_job_that_loads_takes_the_memory() -> None:
+    services = (service("a", load_s=0.0, rules=Rules(can_load=False)), service("b"))
+    jobs = ((0.0, "a", 5.0), (0.0, "a", 1.0), (1.0, "b", 1.0))
+    result = replay(trace(*jobs, services=services), Order.ARRIVAL)
+    # Its second job follows at once; then it is read, leaves for b, and that loads for 2 s.
+    assert waits(result) == [0.0, 5.0, 8.001]
+    assert (result.loads, result.unloads) == (2, 1)
+
+
+def test_who_manages_its_memory_itself_is_neither_loaded_nor_evicted() -> None:
+    services = (service("a", 0, load_s=0.0, rules=Rules(vram_managed=True)), service("b"))
+    result = replay(trace((0.0, "a", 1.0), (0.0, "b", 1.0), services=services), Order.ARRIVAL)
+    assert (result.loads, result.unloads) == (1, 0)
+
+
+def test_who_is_idle_for_long_enough_is_unloaded() -> None:
+    services = (service("a", rules=Rules(idle_unload_s=10.0)), service("b", 100))
+    what = trace((0.0, "a", 1.0), (60.0, "b", 1.0), services=services)
+    assert replay(what, Order.ARRIVAL).unloads == 1
+
+
+def test_loads_that_nobody_asked_for_are_no_jobs_of_the_trace() -> None:
+    jobs = [(20.0 * number, name, 1.0) for number, name in enumerate("abababab")]
+    what = trace(*jobs, total_mib=(1500,))
+    rules = policies.rules(SchedulerConfig(restore_when_idle=True), replace(what, resident=("b",)))
+    result = engine.replay(replace(what, resident=("b",)), rules, check=True)
+    assert (len(result.runs), result.refused) == (8, 0)
 
 
 @pytest.mark.parametrize("order", [Order.ARRIVAL, Order.RESIDENT_FIRST])

@@ -8,7 +8,7 @@ import pytest
 
 from mgpu.core.model import Order
 from mgpu.simulation.optimum import least_reload_s, never_loads
-from mgpu.simulation.workload import MIXES, Arrivals, Trace, make_trace
+from mgpu.simulation.workload import MIXES, Arrivals, Rules, Trace, make_trace
 from tests.simulation.tiny import ABA, replay, service, trace, waits
 
 
@@ -68,8 +68,9 @@ def test_no_policy_needs_less() -> None:
         trace((0.0, "a", 1.0), total_mib=(1000, 1000)),
         trace((0.0, "a", 1.0), services=tuple(service(name) for name in "abcdefghi")),
         trace((0.0, "a", 1.0), services=(service("a", 2000),)),
+        trace((0.0, "a", 1.0), services=(service("a", rules=Rules(pinned=True)),)),
     ],
-    ids=["jobs come over time", "two GPUs", "nine services", "it never fits"],
+    ids=["jobs come over time", "two GPUs", "nine services", "it never fits", "it is pinned"],
 )
 def test_it_is_not_known_where_it_cannot_be_computed(what: Trace) -> None:
     assert least_reload_s(what) is None

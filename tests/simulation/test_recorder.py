@@ -20,12 +20,19 @@ from mgpu.core.effects import (
     UnloadMeasured,
 )
 from mgpu.core.events import Event, GpusRead, JobArrived, JobEnded, LoadEnded
-from mgpu.core.model import ConsumerPolicy, ConsumerState, GpuReading, Outcome, Policy
+from mgpu.core.model import (
+    ConsumerPolicy,
+    ConsumerState,
+    GpuReading,
+    LockMode,
+    Outcome,
+    Policy,
+)
 from mgpu.core.scheduler import Scheduler
 from mgpu.errors import ConfigError
 from mgpu.simulation import traces
 from mgpu.simulation.recorder import MOST_BYTES, TraceRecorder
-from mgpu.simulation.workload import Arrival
+from mgpu.simulation.workload import Arrival, Rules
 
 RESIDENT, ABSENT = ConsumerState.RESIDENT, ConsumerState.ABSENT
 POLICY = Policy(
@@ -162,6 +169,46 @@ def test_a_kept_measurement_is_written_down_once_it_changes(tmp_path: Path, star
     recorder.close()
     trace = traces.read(tmp_path / "trace.jsonl").trace
     assert trace.services["tts"].footprint_mib == 3500
+
+
+def test_the_rules_that_matter_to_a_replay_are_in_the_header(tmp_path: Path, clock: Clock) -> None:
+    tts = ConsumerPolicy(
+        name="tts",
+        footprint_mib=3000,
+        residual_mib=200,
+        can_coexist_with=frozenset({"image"}),
+        concurrency=4,
+        pinned=True,
+        idle_unload_s=60.0,
+    )
+    lazy = ConsumerPolicy(name="image", footprint_mib=900, can_load=False, can_unload=False)
+    ollama = ConsumerPolicy(
+        name="ollama", footprint_mib=1, vram_managed=True, can_load=False, can_unload=False
+    )
+    policy = Policy(consumers={c.name: c for c in (tts, lazy, ollama)}, lock=LockMode.SHARED)
+    scheduler = Scheduler(policy)
+    scheduler.handle(GpusRead(0.0, (GpuReading(index=0, total_mib=8000, free_mib=8000),)))
+    path = tmp_path / "trace.jsonl"
+    recorder = TraceRecorder(
+        path, policy=policy, snapshot=lambda: views.take(scheduler.state, clock.now()), clock=clock
+    )
+    recorder.observe(GRANT)
+    recorder.observe(end())
+    recorder.close()
+
+    trace = traces.read(path).trace
+    assert trace.lock is LockMode.SHARED
+    assert {name: service.rules for name, service in trace.services.items()} == {
+        "tts": Rules(
+            concurrency=4,
+            can_coexist_with=frozenset({"image"}),
+            residual_mib=200,
+            pinned=True,
+            idle_unload_s=60.0,
+        ),
+        "image": Rules(can_load=False, can_unload=False),
+        "ollama": Rules(vram_managed=True),
+    }
 
 
 def test_nothing_happened_nothing_written(tmp_path: Path, start: Start) -> None:

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from mgpu.core.model import LockMode
 from mgpu.errors import ConfigError
 from mgpu.simulation import traces
-from mgpu.simulation.workload import MIXES, Arrivals, make_trace
+from mgpu.simulation.workload import MIXES, NO_RULES, Arrivals, Rules, make_trace
 from tests.simulation.tiny import service, trace
 
 HEADER = json.dumps(
@@ -36,11 +38,38 @@ def test_what_is_written_is_read_back_unchanged(tmp_path: Path) -> None:
         services=(service("a", gpus=(0, 1)), service("b", load_s=0.0)),
         resident=("b",),
     )
-    for what in (made, two):
+    rules = Rules(
+        concurrency=4,
+        can_coexist_with=frozenset({"b", "*"}),
+        residual_mib=100,
+        can_load=False,
+        can_unload=False,
+        pinned=True,
+        idle_unload_s=60.0,
+    )
+    ruled = trace(
+        (0.0, "a", 1.0),
+        services=(
+            service("a", rules=rules),
+            service("b", footprint_mib=0, load_s=0.0, rules=Rules(vram_managed=True)),
+        ),
+    )
+    for what in (made, two, replace(ruled, lock=LockMode.SHARED)):
         traces.write(tmp_path / "trace.jsonl", what)
         recording = traces.read(tmp_path / "trace.jsonl")
         assert recording.trace == what
         assert recording.unknown == ()
+
+
+def test_a_trace_from_before_there_were_rules_has_none(tmp_path: Path) -> None:
+    read = traces.read(file_of(tmp_path, HEADER, JOB))
+    assert read.trace.services["a"].rules == NO_RULES
+    assert read.trace.lock is LockMode.EXCLUSIVE
+
+
+def test_who_is_loaded_by_its_first_job_has_no_load_to_be_measured(tmp_path: Path) -> None:
+    services = {"a": {"footprint_mib": 9, "can_load": False}}
+    assert traces.read(file_of(tmp_path, header(services=services), JOB)).unknown == ()
 
 
 def test_jobs_are_sorted_by_arrival_and_times_averaged(tmp_path: Path) -> None:
@@ -88,6 +117,8 @@ def test_a_service_whose_footprint_was_never_measured_is_named(
 
 
 def test_one_that_manages_its_memory_itself_need_not_be_measured(tmp_path: Path) -> None:
+    assert unmeasured(tmp_path, {"footprint_mib": 0, "vram_managed": True}) == ()
+    # So it stood in traces from before there were rules.
     assert unmeasured(tmp_path, {"footprint_mib": 0, "load_s": 0.0}) == ()
 
 
@@ -109,6 +140,8 @@ def header(**changes: object) -> str:
         ([header(services={"a": {"footprint_mib": "9"}}), JOB], ":1: services.a.footprint_mib: "),
         ([header(services={"a": {"footprint_mib": 9, "gpus": [1]}}), JOB], "no such GPU: .1."),
         ([header(services={"a": {"footprint_mib": 9, "gpus": []}}), JOB], "names no GPU"),
+        ([header(lock="none"), JOB], ":1: lock: "),
+        ([header(services={"a": {"footprint_mib": 9, "concurrency": 0}}), JOB], "a.concurrency: "),
         ([HEADER], ": there is no job in it"),
         ([HEADER, "{"], ":2: not JSON"),
         ([HEADER, JOB, "", "null"], ":4: not a JSON object"),

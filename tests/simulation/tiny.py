@@ -6,7 +6,7 @@ from mgpu.core.model import Order
 from mgpu.simulation import engine, policies
 from mgpu.simulation.engine import IDEAL, Conditions
 from mgpu.simulation.outcome import Result
-from mgpu.simulation.workload import Arrival, Service, Trace
+from mgpu.simulation.workload import NO_RULES, Arrival, Rules, Service, Trace
 
 
 def service(
@@ -15,9 +15,16 @@ def service(
     load_s: float = 2.0,
     unload_s: float = 1.0,
     gpus: tuple[int, ...] | None = None,
+    *,
+    rules: Rules = NO_RULES,
 ) -> Service:
     return Service(
-        name=name, footprint_mib=footprint_mib, load_s=load_s, unload_s=unload_s, gpus=gpus
+        name=name,
+        footprint_mib=footprint_mib,
+        load_s=load_s,
+        unload_s=unload_s,
+        gpus=gpus,
+        rules=rules,
     )
 
 
