@@ -9,6 +9,7 @@ for a decision.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterable
 
@@ -92,16 +93,40 @@ class _Play:
     def _load(self) -> None:
         """Begin the loads for which there is room; when nobody is there or comes, the first."""
         absent = [name for name in self._queues if name not in self._ready_s]
-        loads = sum(self._ready_s[name] > self._now_s for name in self._queues.keys() - absent)
+        present = self._queues.keys() - absent
+        there = sorted((self._priority(n), n) for n in present if self._ready_s[n] <= self._now_s)
+        loads = len(present) - len(there)
         for name in sorted(absent, key=self._load_rank):
             consumer = self._state.consumers[name]
             nobody = len(absent) == len(self._queues)
-            fits = consumer.footprint_mib <= self._room_mib
-            if nobody or (fits and loads < self._state.policy.max_parallel_loads):
+            may_load = loads < self._state.policy.max_parallel_loads
+            if nobody or (may_load and self._make_room(consumer, there)):
                 loads += 1
                 absent.remove(name)
                 self._room_mib -= consumer.footprint_mib
                 self._ready_s[name] = self._now_s + planning.reload_s(consumer)
+
+    def _make_room(self, target: Consumer, there: list[tuple[float, str]]) -> bool:
+        """Whether there is room for a consumer, if need be that of those of a lower priority."""
+        leave, room_mib = list[str](), self._room_mib
+        for priority, name in there:
+            if room_mib >= target.footprint_mib or priority >= self._priority(target.name):
+                break
+            if name in self._ready_s and _may_leave(self._consumer(name)):
+                leave.append(name)
+                room_mib += vram.returnable_mib(self._consumer(name))
+        if room_mib < target.footprint_mib:
+            return False
+        self._room_mib = room_mib
+        for name in leave:
+            del self._ready_s[name]
+        return True
+
+    def _priority(self, name: str) -> float:
+        """Of a consumer's first job: who is overdue goes before all others."""
+        job = self._queues[name][0]
+        age_s = self._at + self._now_s - job.arrived_at
+        return math.inf if age_s >= self._state.policy.max_overtake_s else job.priority
 
     def _rank(self, name: str) -> Rank:
         job, waiting = self._queues[name][0], len(self._queues[name])

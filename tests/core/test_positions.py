@@ -118,3 +118,31 @@ def test_a_load_that_must_begin_for_an_overdue_job_is_the_first() -> None:
     for number in range(2, 6):
         play.arrive(str(number), "c")
     assert jobs(play)[0] == "1"
+
+
+def test_a_higher_priority_takes_the_place_of_a_lower_one_that_may_leave() -> None:
+    play = crowded(resident("a", 7000, pinned=True), resident("b", 9000), absent("c", 9000))
+    play.arrive("0", "b")
+    for number, consumer in enumerate("abcb", start=1):
+        play.arrive(str(number), consumer, priority=5 * (consumer == "c"))
+    assert jobs(play) == ["1", "3", "2", "4"]
+
+
+def test_it_takes_no_place_where_that_is_not_enough() -> None:
+    play = crowded(resident("a", 4000), resident("b", 12000), absent("c", 16000))
+    play.arrive("0", "a")
+    for number, consumer in enumerate("abc", start=1):
+        priority = {"a": 0, "b": 9, "c": 5}[consumer]
+        play.arrive(str(number), consumer, priority=priority)
+    assert jobs(play) == ["2", "3", "1"]
+
+
+def test_one_that_loads_for_nobody_any_more_gives_no_place_away() -> None:
+    play = crowded(resident("a"), absent("b"), absent("c"))
+    play.arrive("0", "a")
+    play.arrive("1", "b")
+    play.leave("1")
+    for number, consumer in enumerate("aaaac", start=2):
+        play.arrive(str(number), consumer, priority=5 * (consumer == "c"))
+    assert play.states()["b"] == "loading"
+    assert jobs(play) == ["6", "2", "3", "4", "5"]
