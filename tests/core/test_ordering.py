@@ -80,6 +80,19 @@ def test_the_oldest_job_of_a_consumer_goes_first_when_it_is_overdue() -> None:
     assert play.end("0") == ["done 0", "grant old"]
 
 
+@pytest.mark.parametrize("order", ["planned", "arrival", "resident-first"])
+def test_a_job_that_has_waited_for_long_enough_goes_before_every_priority(order: str) -> None:
+    play = Playbook(resident("a"), order=order, max_overtake_s=20.0)
+    play.arrive("1", "a")
+    play.arrive("2", "a", priority=-5)
+    play.after(19.0)
+    play.arrive("3", "a", priority=5)
+    play.arrive("4", "a", priority=5)
+    assert play.end("1") == ["done 1", "grant 3"]
+    play.after(1.0)
+    assert play.end("3") == ["done 3", "grant 2"]
+
+
 def test_a_higher_priority_goes_first_within_a_consumer() -> None:
     play = Playbook(resident("a"))
     play.arrive("0", "a")
@@ -236,9 +249,12 @@ def test_who_is_held_up_holds_up_those_behind_it_in_turn() -> None:
     assert play.end("3") == ["done 3", "grant 4"]
 
 
-def test_exactly_one_at_a_time_and_one_in_memory_when_so_configured() -> None:
+@pytest.mark.parametrize("prefetch", [True, False])
+def test_exactly_one_at_a_time_and_one_in_memory_when_so_configured(*, prefetch: bool) -> None:
     """The serial scheduler of llama-swap: every other one is evicted first."""
-    play = Playbook(*(absent(name, 100) for name in "ABC"), order="arrival", max_resident=1)
+    play = Playbook(
+        *(absent(name, 100) for name in "ABC"), order="arrival", max_resident=1, prefetch=prefetch
+    )
     for number, name in enumerate("ABCAB"):
         play.arrive(f"{number}", name)
     assert served(play) == "ABCAB"

@@ -82,6 +82,27 @@ def test_a_load_under_way_is_not_taken_for_twice_the_memory() -> None:
     assert play.arrive("2", "b") == []
 
 
+def test_without_prefetch_others_compute_beside_a_load_that_has_begun() -> None:
+    play = Playbook(resident("a", 4000), absent("b", 4000), absent("c", 4000), prefetch=False)
+    assert play.arrive("1", "b") == ["load b"]
+    assert play.arrive("2", "a") == ["grant 2"]
+    assert play.arrive("3", "c") == []
+    assert play.comes("b") == []
+    assert play.end("2") == ["done 2", "grant 1"]
+    assert play.end("1") == ["done 1", "load c"]
+
+
+def test_without_prefetch_a_shared_lock_is_in_no_loads_way_and_neither_is_another_gpu() -> None:
+    play = Playbook(resident("a", 4000), absent("b", 4000), prefetch=False, lock="shared")
+    play.arrive("1", "a")
+    assert play.arrive("2", "b") == ["load b"]
+    play = Playbook(
+        resident("a", gpus=(0,)), absent("b", gpus=(1,)), total_mib=(8000, 8000), prefetch=False
+    )
+    play.arrive("1", "a")
+    assert play.arrive("2", "b") == ["load b on 1"]
+
+
 def test_without_prefetch_nothing_loads_while_somebody_computes() -> None:
     play = Playbook(resident("a"), absent("b"), prefetch=False)
     play.arrive("1", "a")

@@ -218,6 +218,18 @@ def test_no_more_than_max_resident_consumers_stay_although_memory_is_left() -> N
     assert [name for name, state in play.states().items() if state == "resident"] == ["b", "c"]
 
 
+def test_max_resident_counts_loads_under_way() -> None:
+    play = Playbook(
+        absent("a", 100), absent("b", 100), absent("c", 100), max_resident=2, prefetch=True
+    )
+    assert play.arrive("1", "a") == ["load a"]
+    assert play.arrive("2", "b") == ["load b"]
+    assert play.arrive("3", "c") == []
+    assert play.comes("a") == ["grant 1"]
+    assert play.end("1") == ["done 1", "unload a"]
+    assert play.leaves("a") == ["load c"]
+
+
 def test_max_resident_waits_for_who_is_leaving_on_another_gpu() -> None:
     play = Playbook(
         resident("a", 100, gpus=(0,)), resident("b", 100, gpus=(1,)), absent("c", 100, gpus=(1,)),
