@@ -116,13 +116,18 @@ class Forecast:
         for index in self._where[name]:
             hold = self._holds.get(index)
             if hold is None or hold.consumer != name:
-                hold = _Hold(name, begins_s, ends_s)
-            self._holds[index] = hold._replace(until_s=max(ends_s, hold.until_s))
+                self._holds[index] = _Hold(name, begins_s, ends_s)
+            elif hold.until_s < ends_s:
+                self._holds[index] = _Hold(name, hold.since_s, ends_s)
 
     def _free_s(self, gpus: tuple[int, ...], consumer: str = "") -> float:
         """When nobody computes on some GPUs who would be in the way of a consumer's next job."""
-        holds = [self._holds[index] for index in gpus if index in self._holds]
-        return max((h.since_s if h.consumer == consumer else h.until_s for h in holds), default=0.0)
+        free_s = 0.0
+        for index in gpus:
+            if (hold := self._holds.get(index)) is not None:
+                mine = hold.consumer == consumer
+                free_s = max(free_s, hold.since_s if mine else hold.until_s)
+        return free_s
 
     def _left_s(self, consumer: Consumer, job: Job) -> float:
         job_s = _known(consumer.averages.job, self._job_s) or 0.0
@@ -251,7 +256,7 @@ def _rest_s(usual_s: float, so_far_s: float) -> float:
 
 
 def _latest(moments_s: Mapping[int, float], gpus: tuple[int, ...]) -> float:
-    return max((moments_s.get(index, 0.0) for index in gpus), default=0.0)
+    return max([moments_s.get(index, 0.0) for index in gpus], default=0.0) if moments_s else 0.0
 
 
 def _share_mib(mib: int, gpus: tuple[int, ...]) -> int:
