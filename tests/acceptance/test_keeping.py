@@ -113,7 +113,7 @@ async def test_the_person_gets_the_gpu_and_gives_it_back(machine: Machine) -> No
     a.job_gate.open()
 
     async with await pause as response:
-        assert await response.json() == {"paused": True}
+        assert await response.json() == {"paused": True, "resident": []}
     status = await broker.status()
     assert status["gpus"][0]["free_mib"] == status["gpus"][0]["total_mib"]
     assert (a.jobs, len(status["queue"])) == (1, 1)

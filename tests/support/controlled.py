@@ -181,7 +181,11 @@ class InAUnit(Controlled):
         return self._systemd.units.parent / self.name
 
     async def install(self, *options: str) -> None:
-        text = f"[Service]\nExecStart={' '.join(self.command(*options))}\nRestart=always\n"
+        # Tests let it die more often than systemd has patience for (5 starts in 10 s).
+        text = (
+            "[Unit]\nStartLimitIntervalSec=0\n"
+            f"[Service]\nExecStart={' '.join(self.command(*options))}\nRestart=always\n"
+        )
         await asyncio.to_thread(self._systemd.write_unit, f"{self.name}.service", text)
 
     async def start(self) -> None:
