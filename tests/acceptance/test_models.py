@@ -69,25 +69,6 @@ async def test_what_a_program_told_is_known_after_a_restart_before_it_runs_again
         await broker.load("llm")
         await until_listed(broker, "other")
         assert (await asked(broker, "small"))[0] == 404
-        assert await broker.stop() == 0
-
-    async with serving(tmp_path, settings) as broker:
-        await until_listed(broker, "other")
-
-
-async def test_what_another_program_of_that_name_told_is_forgotten(tmp_path: Path) -> None:
-    names = tmp_path / "names"
-    names.write_text("small")
-    settings = config(names)
-    async with serving(tmp_path, settings) as broker:
-        await broker.load("llm")
-        await until_listed(broker, "small")
-        assert await broker.stop() == 0
-
-    settings["consumers"]["llm"]["command"][-1] = str(tmp_path / "others")
-    async with serving(tmp_path, settings) as broker:
-        await until_listed(broker)
-        assert (await asked(broker, "small"))[0] == 404
 
 
 async def test_the_only_one_that_can_have_a_model_is_started_for_it(tmp_path: Path) -> None:
