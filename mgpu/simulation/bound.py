@@ -6,7 +6,8 @@ on its way into memory, others may begin that are expected to be through before 
 expected changes with every job, so that this half is held where the histories with faults are
 played (``tests/faults/turns.py``), and here only that the consumer is on its way. Until it is, jobs
 of those in memory may begin that waited already when their consumer came, also before overdue ones
-that came later than the one without room.
+that came later than the one without room; and so may any, expected to be through by then, while
+``min_resident_s`` keeps all in memory who could make room.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ def check(state: State, grant: Grant, at: float) -> None:
     behind_batches = False
     for consumer, oldest in _overdue(state, at):
         own = consumer.name == grant.consumer
-        meets = own or not placement.where(state, consumer, at).isdisjoint(grant.gpus)
+        gpus = placement.where(state, consumer, at)
+        meets = own or not gpus.isdisjoint(grant.gpus)
         if not meets or oldest.seq > granted.seq:
             continue
         coming = consumer.name in state.swaps
@@ -38,7 +40,7 @@ def check(state: State, grant: Grant, at: float) -> None:
         behind_batches |= planned and not coming and consumer.state is not S.RESIDENT
         excused = (
             (planned and coming)
-            or placement.room_from(state, consumer, placement.where(state, consumer, at), at) > at
+            or placement.room_from(state, consumer, gpus, at) > at
             or (behind_batches and of_a_batch and not _runs_its_batch(consumer, oldest))
         )
         if own or not excused:

@@ -12,13 +12,11 @@ import sqlite3
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future
-from contextlib import closing
 from datetime import UTC, datetime
 
 import structlog
 
 from mgpu.core.model import ByHand
-from mgpu.errors import StorageFull
 from mgpu.ports import Clock
 from mgpu.store.writer import Writer
 
@@ -42,12 +40,8 @@ class ByHandStore:
         A pin of a consumer that is not configured any more, or is configured so by now, is
         forgotten. The log says what is. Raises ``errors.StorageFull`` when the file cannot be read.
         """
-        try:
-            with closing(self._writer.connect()) as connection:
-                pauses = connection.execute("SELECT paused_at FROM pause").fetchall()
-                rows = connection.execute("SELECT consumer, pinned FROM pins").fetchall()
-        except sqlite3.Error as error:
-            raise StorageFull(f"{self._writer.path}: cannot be read: {error}") from error
+        pauses = self._writer.read("SELECT paused_at FROM pause")
+        rows = self._writer.read("SELECT consumer, pinned FROM pins")
         known = {name: bool(pinned) for name, pinned in rows}
         pins = {n: pinned for n, pinned in known.items() if configured.get(n, pinned) is not pinned}
         paused_at = None

@@ -7,11 +7,8 @@ told by it. It need not survive the machine, as no service does.
 
 from __future__ import annotations
 
-import sqlite3
 from collections import UserDict
-from contextlib import closing
 
-from mgpu.errors import StorageFull
 from mgpu.store.writer import Writer
 
 _LOST = "what a service was asked last is not kept"
@@ -25,26 +22,17 @@ class UnloadedStore(UserDict[str, str]):
     """
 
     def __init__(self, writer: Writer) -> None:
-        try:
-            with closing(writer.connect()) as connection:
-                rows = connection.execute("SELECT service, run FROM unloaded").fetchall()
-        except sqlite3.Error as error:
-            raise StorageFull(f"{writer.path}: cannot be read: {error}") from error
+        rows = writer.read("SELECT service, run FROM unloaded")
         super().__init__()
         self.data.update(rows)
         self._writer = writer
 
     def __setitem__(self, service: str, run: str) -> None:
         if self.data.get(service) != run:
-            self._write("REPLACE INTO unloaded VALUES (?, ?)", service, run)
+            statement = "REPLACE INTO unloaded VALUES (?, ?)"
+            self._writer.execute(statement, service, run, lost=_LOST)
         super().__setitem__(service, run)
 
     def __delitem__(self, service: str) -> None:
         super().__delitem__(service)
-        self._write("DELETE FROM unloaded WHERE service = ?", service)
-
-    def _write(self, statement: str, *values: str) -> None:
-        def write(connection: sqlite3.Connection) -> None:
-            connection.execute(statement, values)
-
-        self._writer.put(write, lost=_LOST)
+        self._writer.execute("DELETE FROM unloaded WHERE service = ?", service, lost=_LOST)

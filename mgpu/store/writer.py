@@ -14,8 +14,11 @@ from concurrent.futures import Future
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
+
+from mgpu.errors import StorageFull
 
 MOST_WAITING = 1000
 CLOSE_TIMEOUT_S = 5.0
@@ -46,9 +49,24 @@ class Writer:
         self._thread = threading.Thread(target=self._run, name="write the database", daemon=True)
         self._thread.start()
 
-    def connect(self) -> sqlite3.Connection:
-        """A connection for the calling thread, which closes it."""
-        return sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S)
+    def read(self, query: str) -> list[Any]:
+        """The rows of a query, in the calling thread.
+
+        Raises ``errors.StorageFull`` when the file cannot be read.
+        """
+        try:
+            with closing(self._connect()) as connection:
+                return connection.execute(query).fetchall()
+        except sqlite3.Error as error:
+            raise StorageFull(f"{self.path}: cannot be read: {error}") from error
+
+    def execute(self, statement: str, *values: object, lost: str, **details: str) -> None:
+        """Have one statement carried out, as ``put`` does it."""
+
+        def write(connection: sqlite3.Connection) -> None:
+            connection.execute(statement, values)
+
+        self.put(write, lost=lost, **details)
 
     def put(self, write: Write, *, lost: str, **details: str) -> Future[None]:
         """Have something written, and return at once.
@@ -70,11 +88,14 @@ class Writer:
             self._work.put(None, timeout=CLOSE_TIMEOUT_S)
         self._thread.join(CLOSE_TIMEOUT_S)
 
+    def _connect(self) -> sqlite3.Connection:
+        return sqlite3.connect(self.path, timeout=_BUSY_TIMEOUT_S)
+
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             try:
                 # As a context a connection commits, or rolls back; it does not close.
-                with closing(self.connect()) as connection, connection:
+                with closing(self._connect()) as connection, connection:
                     work.write(connection)
             except sqlite3.Error as error:
                 work.give_up(str(error))

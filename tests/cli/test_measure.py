@@ -131,16 +131,24 @@ async def test_a_body_may_be_longer_than_any_file_name(
     assert broker.bodies == [(text.encode(), "application/json")]
 
 
-async def test_a_file_that_is_not_there_is_not_sent_as_text(
-    mgpu: Mgpu, start_broker: StartBroker
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("./workflow.json", "there is no file ./workflow.json"),
+        ('{"nodes": [], "links": []}', 'save it with "Export (API)"'),
+    ],
+    ids=["a file that is not there", "a workflow as the editor saves it"],
+)
+async def test_data_that_cannot_be_meant_is_bad_usage_and_nothing_is_sent(
+    mgpu: Mgpu, start_broker: StartBroker, data: str, said: str
 ) -> None:
     broker = FakeBroker()
 
-    job = ("--request", "POST /prompt", "--data", "./workflow.json")
+    job = ("--request", "POST /prompt", "--data", data)
     result = await run(mgpu, start_broker, broker, "tts", *job)
 
     assert result.exit_code == 2
-    assert "there is no file ./workflow.json" in result.stderr
+    assert said in result.stderr
     assert broker.asked == []
 
 
@@ -166,19 +174,6 @@ async def test_a_workflow_alone_becomes_a_prompt_where_prompts_go(
     assert [(json.loads(body), kind) for body, kind in broker.bodies] == [
         (sent, "application/json")
     ]
-
-
-async def test_a_workflow_as_the_editor_saves_it_is_bad_usage(
-    mgpu: Mgpu, start_broker: StartBroker
-) -> None:
-    broker = FakeBroker()
-
-    job = ("--request", "POST /prompt", "--data", '{"nodes": [], "links": []}')
-    result = await run(mgpu, start_broker, broker, "tts", *job)
-
-    assert result.exit_code == 2
-    assert 'save it with "Export (API)"' in result.stderr
-    assert broker.asked == []
 
 
 async def test_one_that_took_nothing_is_not_stored(

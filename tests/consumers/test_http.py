@@ -453,9 +453,8 @@ async def test_one_that_never_says_so_has_failed_to_unload(
     assert "POST /do was accepted, but the consumer was still resident after 0." in detail
 
 
-async def test_what_must_not_be_repeated_is_remembered_until_its_process_ends(
-    session: aiohttp.ClientSession, aiohttp_server: Serve
-) -> None:
+async def asked_once(aiohttp_server: Serve) -> tuple[ConsumerConfig, list[str]]:
+    """A service that cannot be asked and must not be asked twice, and what it was asked for."""
     sent: list[str] = []
 
     async def note(request: web.Request) -> web.Response:
@@ -464,13 +463,20 @@ async def test_what_must_not_be_repeated_is_remembered_until_its_process_ends(
 
     server = await aiohttp_server(app(load=note, unload=note, health=nothing))
     once = {"repeatable": False, "timeout_s": 5}
-    made = controller(
-        session,
-        str(server.make_url("")),
-        load={"path": "/load", **once},
-        unload={"path": "/unload", **once},
-        health={"path": "/health"},
-    )
+    config = {
+        "url": str(server.make_url("")),
+        "load": {"path": "/load", **once},
+        "unload": {"path": "/unload", **once},
+        "health": {"path": "/health"},
+    }
+    return ConsumerConfig.model_validate(config), sent
+
+
+async def test_what_must_not_be_repeated_is_remembered_until_its_process_ends(
+    session: aiohttp.ClientSession, aiohttp_server: Serve
+) -> None:
+    config, sent = await asked_once(aiohttp_server)
+    made = HttpController("tts", config, session)
     await made.load(NOWHERE)
     assert (await made.probe()).resident is True
     await made.unload()
@@ -504,22 +510,7 @@ async def test_what_was_sent_last_outlives_the_broker_and_not_the_process(
     after: str,
     known: bool,
 ) -> None:
-    sent: list[str] = []
-
-    async def note(request: web.Request) -> web.Response:
-        sent.append(request.path)
-        return web.Response()
-
-    server = await aiohttp_server(app(load=note, unload=note, health=nothing))
-    once = {"repeatable": False, "timeout_s": 5}
-    config = ConsumerConfig.model_validate(
-        {
-            "url": str(server.make_url("")),
-            "load": {"path": "/load", **once},
-            "unload": {"path": "/unload", **once},
-            "health": {"path": "/health"},
-        }
-    )
+    config, sent = await asked_once(aiohttp_server)
     unloaded: dict[str, str] = {}
     await HttpController("tts", config, session, unloaded, lambda: before).unload()
 

@@ -21,9 +21,9 @@ def often(play: Playbook, consumer: str, times: int = 5) -> None:
         play.use(consumer)
 
 
-def driven_out(**policy: Any) -> Playbook:
+def driven_out(*others: object, **policy: Any) -> Playbook:
     """``chat`` is asked for often; ``image`` once, and needs the whole GPU for it."""
-    play = restoring(resident("chat", 8000), absent("image", 12000), **policy)
+    play = restoring(resident("chat", 8000), absent("image", 12000), *others, **policy)
     often(play, "chat")
     play.arrive("big", "image")
     play.leaves("chat")
@@ -141,17 +141,7 @@ def test_one_that_a_job_has_used_since_is_as_safe_as_any_other() -> None:
 
 
 def test_a_load_for_nobody_does_not_count_as_one_of_the_loads_at_once() -> None:
-    play = restoring(
-        resident("chat", 8000),
-        absent("image", 12000),
-        absent("small", 1000),
-        total_mib=13000,
-        max_parallel_loads=1,
-    )
-    often(play, "chat")
-    play.arrive("big", "image")
-    play.leaves("chat")
-    play.comes("image")
+    play = driven_out(absent("small", 1000), total_mib=13000, max_parallel_loads=1)
     play.end("big")
     assert play.leaves("image") == ["load chat"]
     assert play.arrive("now", "small") == [
@@ -161,13 +151,7 @@ def test_a_load_for_nobody_does_not_count_as_one_of_the_loads_at_once() -> None:
 
 
 def test_without_prefetch_no_job_waits_for_a_load_that_nobody_waits_for() -> None:
-    play = restoring(
-        resident("chat", 8000), absent("image", 12000), absent("tts", 2000), prefetch=False
-    )
-    often(play, "chat")
-    play.arrive("big", "image")
-    play.leaves("chat")
-    play.comes("image")
+    play = driven_out(absent("tts", 2000), prefetch=False)
     play.end("big")
     assert play.leaves("image") == ["load chat"]
     given_up = f"cancelled {play.state.restore_job}: client-left"

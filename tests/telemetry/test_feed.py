@@ -6,26 +6,11 @@ from typing import get_args
 
 import pytest
 
-from mgpu.core.effects import (
-    Evicted,
-    Fact,
-    Finish,
-    FootprintLearned,
-    FootprintWrong,
-    GpuHealthChanged,
-    Grant,
-    LoadMeasured,
-    LockReleased,
-    Measured,
-    Phases,
-    SettleTimedOut,
-    StateChanged,
-    SwapMeasured,
-    UnloadMeasured,
-)
+from mgpu.core.effects import Evicted, Fact, Finish, Grant, Phases, StateChanged
 from mgpu.core.model import ConsumerState, Outcome, Refusal
 from mgpu.errors import QueueFull
 from mgpu.telemetry.feed import Feed, Happening, News
+from tests.telemetry.test_facts import FACTS as LOGGED_FACTS
 
 EVICTED = Evicted("a", "b", 100)
 SOON_S = 5.0
@@ -54,30 +39,20 @@ async def test_every_fact_is_told_in_order() -> None:
     assert (ended.data["state"], ended.data["code"]) == ("failed", "job-timeout")
 
 
-FACTS: list[Fact] = [
-    StateChanged("a", ConsumerState.ABSENT, ConsumerState.LOADING, "room made"),
-    EVICTED,
-    LoadMeasured("a", ok=True, seconds=1.0),
-    UnloadMeasured("a", ok=True, seconds=1.0),
-    SwapMeasured("a", 1.0),
-    SettleTimedOut("a", 300),
-    FootprintLearned("a", 2600),
-    Measured("a", (0,), 2600, 400),
-    FootprintWrong("a", 2400, 3100),
-    GpuHealthChanged(0, None),
-    LockReleased(0, "a", 4.0),
-]
+FACTS: dict[type, Fact] = {
+    type(fact): fact for fact, _, _ in LOGGED_FACTS if not isinstance(fact, Grant)
+}
 
 
 async def test_every_kind_of_fact_has_a_name_of_its_own() -> None:
     feed = Feed()
     with feed.follow() as reader:
         await reader.news(SOON_S)
-        for fact in FACTS:
+        for fact in FACTS.values():
             feed.observe(fact)
         news = await reader.news(SOON_S)
     assert news is not None
-    assert {type(fact) for fact in FACTS} == set(get_args(Fact))
+    assert FACTS.keys() == set(get_args(Fact))
     assert len({happening.kind for happening in news.happenings}) == len(FACTS)
 
 
