@@ -21,7 +21,7 @@ from mgpu.broker.loop import Loop
 from mgpu.broker.probing import Prober
 from mgpu.broker.sampling import Sampler
 from mgpu.broker.tasks import Tasks
-from mgpu.core import placement, views
+from mgpu.core import prospects, views
 from mgpu.core.events import (
     DrainRequested,
     Event,
@@ -225,7 +225,7 @@ class Broker:
         state = self._scheduler.state
         if (known := state.consumers.get(consumer)) is None:
             return []
-        choices = dict.fromkeys([known.gpus, *placement.choices(state, known)])
+        choices = dict.fromkeys([known.gpus, *prospects.choices(state, known)])
         return [self._placement(gpus) for gpus in choices if gpus and set(gpus) <= set(state.gpus)]
 
     def jobs(self) -> tuple[JobView, ...]:

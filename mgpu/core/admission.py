@@ -6,7 +6,7 @@ grows with every grant, and an end that carries another token than the job's cha
 
 from __future__ import annotations
 
-from mgpu.core import estimates, eviction, placement
+from mgpu.core import estimates, eviction, placement, prospects
 from mgpu.core.effects import Abort, Finish, Grant, LockReleased, Phases, SwapMeasured
 from mgpu.core.events import JobArrived, JobEnded, JobKind, TimerKind
 from mgpu.core.jobs import Job
@@ -250,7 +250,7 @@ def _unhealthy(state: State, consumer: Consumer) -> Refusal | None:
     """Why nothing can be admitted to any of a consumer's GPUs, as far as that is known yet."""
     if not state.gpus and state.gpus_error is None:
         return None
-    for gpus in placement.choices(state, consumer):
+    for gpus in prospects.choices(state, consumer):
         if all(index in state.gpus and state.gpus[index].healthy for index in gpus):
             return None
     errors = [f"GPU {g.index}: {g.error}" for g in state.gpus.values() if g.error]

@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import NamedTuple
 
-from mgpu.core import bandwidth, placement, vram
+from mgpu.core import bandwidth, placement, prospects, vram
 from mgpu.core.averages import Average
 from mgpu.core.jobs import Job
 from mgpu.core.model import ConsumerState as S
@@ -152,7 +152,7 @@ class Forecast:
         load_s = self._duration_s(consumer)
         if load_s is None:
             return
-        may_use = placement.choices(self._state, consumer) or ((),)
+        may_use = prospects.choices(self._state, consumer) or ((),)
         everywhere = tuple(chain.from_iterable(may_use))
         before = self._swaps_s if self._state.policy.prefetch else self._turns_s
         turn_s = _latest(before, everywhere)

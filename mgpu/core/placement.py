@@ -10,21 +10,16 @@ unloaded, not running its own eviction, and not in the target's ``can_coexist_wi
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
 
-from mgpu.core import eviction, vram
+from mgpu.core import eviction, prospects, vram
 from mgpu.core.model import ConsumerState as S
-from mgpu.core.model import Order, Refusal
+from mgpu.core.model import Refusal
 from mgpu.core.state import Claim, Consumer, State
 
 RETRY_VRAM_S = 10.0
 """When to come back after ``vram-unavailable``: nobody can know, so neither soon nor never."""
-
-LEAVING = frozenset({S.DRAINING, S.UNLOADING})
-MAY_LEAVE = frozenset({S.UNKNOWN, S.LOADING, S.RESIDENT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,54 +38,12 @@ class Wait:
 Verdict = Plan | Wait | Refusal
 
 
-def choices(state: State, consumer: Consumer) -> tuple[tuple[int, ...], ...]:
-    """The sets of GPUs a consumer may live on: its own, or any one of all."""
-    if consumer.policy.gpus is not None:
-        return (consumer.policy.gpus,)
-    return _each(tuple(state.gpus))
-
-
-@cache
-def _each(gpus: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    return tuple((index,) for index in sorted(gpus))
-
-
-def where(state: State, consumer: Consumer, at: float) -> frozenset[int]:
-    """Every GPU that serving a consumer's next job may touch.
-
-    One that may live on any is not expected on a GPU where there is not room for it whoever leaves,
-    so that nobody there waits for nothing; a GPU that cannot be read may have room. Where too many
-    are in memory, one has to leave wherever it lives.
-    """
-    if consumer.state is S.RESIDENT or consumer.name in state.swaps:
-        return frozenset(consumer.gpus)
-    homes = _homes(state, consumer, at)
-    if _to_leave(state, consumer):
-        victims = [c for c in state.consumers.values() if _permitted(consumer, c)]
-        return homes.union(*(c.gpus for c in victims if c.state in vram.HOLDING))
-    return homes
-
-
-def _homes(state: State, consumer: Consumer, at: float) -> frozenset[int]:
-    if consumer.policy.gpus is not None:
-        return frozenset(consumer.policy.gpus)
-    every = frozenset(state.gpus)
-    if len(every) == 1:
-        return every
-    possible = frozenset(
-        index
-        for index, gpu in state.gpus.items()
-        if not gpu.healthy or _could_fit_later(state, consumer, (index,), at)
-    )
-    return possible or every
-
-
 def never_fits(state: State, consumer: Consumer) -> Refusal | None:
     """Why a consumer cannot fit on any GPUs it may use, were they empty; None when it can."""
     if consumer.policy.vram_managed or not state.gpus:
         return None
     cushion_mib = state.policy.cushion_mib
-    for gpus in choices(state, consumer):
+    for gpus in prospects.choices(state, consumer):
         need_mib = vram.share_mib(consumer.footprint_mib, gpus) + cushion_mib
         if need_mib <= min(_total_mib(state, index) for index in gpus):
             return None
@@ -121,14 +74,14 @@ def plan(  # noqa: PLR0913 - what is asked, and how hard
     """
     plans: list[tuple[int, int, Plan]] = []
     hope = False
-    for gpus in choices(state, target):
+    for gpus in prospects.choices(state, target):
         healthy = all(index in state.gpus and state.gpus[index].healthy for index in gpus)
         if not healthy or busy.intersection(gpus):
             hope = True
         elif found := _plan_on(state, target, gpus, at, claim, everybody=everybody):
             plans.append((len(found.victims), -_room_mib(state, target, gpus), found))
         else:
-            hope = hope or _could_fit_later(state, target, gpus, at)
+            hope = hope or prospects.could_fit_later(state, target, gpus, at)
     if plans:
         return min(plans, key=lambda entry: (entry[0], entry[1], entry[2].gpus))[2]
     return Wait() if hope else _unavailable(state, target)
@@ -136,41 +89,18 @@ def plan(  # noqa: PLR0913 - what is asked, and how hard
 
 def roomiest(state: State, target: Consumer) -> tuple[int, ...]:
     """The choice of GPUs with the most memory to be had now."""
-    return max(choices(state, target), key=lambda gpus: _room_mib(state, target, gpus))
+    return max(prospects.choices(state, target), key=lambda gpus: _room_mib(state, target, gpus))
 
 
 def fits(state: State, target: Consumer, gpus: tuple[int, ...], gone: frozenset[str]) -> bool:
     """Whether a target may begin to load, by the books and by measurement, were ``gone`` absent."""
     need_mib = vram.share_mib(target.footprint_mib, gpus)
     there = {c.name for c in state.consumers.values() if c.state in vram.HOLDING | {S.LOADING}}
-    return not _too_many(state, target, there - gone) and all(
+    return not prospects.too_many_with(state, target, there - gone) and all(
         state.gpus[index].healthy
         and need_mib <= vram.available_mib(state, state.gpus[index], target.name, without=gone)
         for index in gpus
     )
-
-
-def room_from(state: State, target: Consumer, gpus: frozenset[int], at: float) -> float:
-    """The moment before which nobody may make room for an absent target, where that is known.
-
-    That is so while all who could have come a moment ago (``min_resident_s``). It is the past where
-    one of them computes, whose end may come at any time, and under other orders than ``planned``,
-    which look at nothing ahead.
-    """
-    waits = target.state is S.ABSENT and target.name not in state.swaps
-    if not waits or not state.policy.min_resident_s or state.policy.order is not Order.PLANNED:
-        return -math.inf
-    moments = []
-    for other in state.consumers.values():
-        if other.state is S.RESIDENT and gpus.intersection(other.gpus):
-            if not _permitted(target, other):
-                continue
-            stays_until = other.resident_since + state.policy.min_resident_s
-            if not other.unasked and stays_until > at:
-                moments.append(stays_until)
-            elif other.running or other.busy:
-                return -math.inf
-    return min(moments, default=-math.inf)
 
 
 def _room_mib(state: State, target: Consumer, gpus: tuple[int, ...]) -> int:
@@ -189,26 +119,14 @@ def _names(gpus: Iterable[int]) -> str:
     return ", ".join(map(str, gpus))
 
 
-def _permitted(target: Consumer, victim: Consumer) -> bool:
-    """Whether a consumer may ever be evicted for a target."""
-    policy = victim.policy
-    return (
-        victim is not target
-        and policy.can_unload
-        and not policy.vram_managed
-        and not victim.pinned
-        and not target.policy.coexists_with(victim.name)
-    )
-
-
 def _evictable(state: State, target: Consumer, victim: Consumer, at: float) -> bool:
     """Whether a consumer may be evicted for a target now."""
     return (
         victim.state is S.RESIDENT
         and not victim.running
         and not victim.busy
-        and _permitted(target, victim)
-        and (victim.unasked or victim.resident_since + state.policy.min_resident_s <= at)
+        and prospects.permitted(target, victim)
+        and prospects.stays_until(state, victim) <= at
     )
 
 
@@ -243,22 +161,6 @@ def promised(state: State) -> frozenset[str]:
     return frozenset(victim for swap in state.swaps.values() for victim in swap.victims)
 
 
-def _to_leave(state: State, target: Consumer) -> int:
-    """How many of those that are there, or are to come, must leave for a target by their number."""
-    if not state.policy.max_resident:
-        return 0
-    there = {c.name for c in state.consumers.values() if c.state in vram.HOLDING}
-    return _too_many(state, target, there | state.swaps.keys())
-
-
-def _too_many(state: State, target: Consumer, there: set[str]) -> int:
-    """By how many ``max_resident`` is exceeded with a target beside those that are there."""
-    if not state.policy.max_resident:
-        return 0
-    others = sum(not state.consumers[name].policy.vram_managed for name in there - {target.name})
-    return max(0, others + 1 - state.policy.max_resident)
-
-
 def _plan_on(  # noqa: PLR0913 - as plan
     state: State,
     target: Consumer,
@@ -269,7 +171,7 @@ def _plan_on(  # noqa: PLR0913 - as plan
     everybody: bool,
 ) -> Plan | None:
     shortage_mib = _shortage_mib(state, target, gpus, at)
-    too_many = _to_leave(state, target)
+    too_many = prospects.to_leave(state, target)
     candidates = eviction.ranked(
         state,
         [
@@ -310,43 +212,6 @@ def _will_be_gone(consumer: Consumer) -> bool:
     return consumer.state is S.UNLOADING and not consumer.failures
 
 
-def _could_fit_later(state: State, target: Consumer, gpus: tuple[int, ...], at: float) -> bool:
-    """Whether the target fits once everybody who is busy, loading or leaving has made room.
-
-    By the books, with foreign memory as it is: what a load has taken so far is in the measured
-    figure and in its reservation, and must not count twice.
-    """
-    need_mib = vram.share_mib(target.footprint_mib, gpus) + state.policy.cushion_mib
-    others = [c for c in state.consumers.values() if c is not target]
-    for index in gpus:
-        gpu = state.gpus[index]
-        foreign_mib = max(0, vram.foreign_mib(state, gpu) - vram.owed_mib(gpu, at))
-        # Its own residual is in the measured figure, which must cover all of its footprint.
-        kept_mib = vram.kept_on_mib(target, index)
-        kept_mib += sum(
-            vram.share_mib(mib, other.gpus)
-            for other in others
-            if index in other.gpus and (mib := _held_later_mib(state, target, other))
-        )
-        if need_mib > gpu.total_mib - foreign_mib - kept_mib:
-            return False
-    too_many = _to_leave(state, target)
-    return not too_many or sum(_may_make_room(state, target, c) for c in others) >= too_many
-
-
-def _held_later_mib(state: State, target: Consumer, other: Consumer) -> int:
-    """What another consumer holds when all who can have made room for a target."""
-    if _may_make_room(state, target, other):
-        return vram.kept_mib(other)
-    return other.footprint_mib if other.name in state.swaps else vram.held_mib(other)
-
-
-def _may_make_room(state: State, target: Consumer, other: Consumer) -> bool:
-    return other.state in LEAVING or (
-        (other.state in MAY_LEAVE or other.name in state.swaps) and _permitted(target, other)
-    )
-
-
 def _unavailable(state: State, target: Consumer) -> Refusal:
     staying = ", ".join(
         f"{c.name} ({_why_it_stays(target, c)})"
@@ -362,7 +227,7 @@ def _unavailable(state: State, target: Consumer) -> Refusal:
 
 
 def _stays(target: Consumer, other: Consumer) -> bool:
-    return other.state is S.QUARANTINED or not _permitted(target, other)
+    return other.state is S.QUARANTINED or not prospects.permitted(target, other)
 
 
 def _why_it_stays(target: Consumer, other: Consumer) -> str:

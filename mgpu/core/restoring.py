@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from mgpu.core import admission, keepalive, placement, planning, preloading, vram
+from mgpu.core import admission, keepalive, planning, preloading, prospects, vram
 from mgpu.core.events import JobArrived, JobKind
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.state import Consumer, Gpu, State
@@ -148,7 +148,7 @@ def _may_come(state: State, consumer: Consumer, gpu: Gpu) -> bool:
     return (
         consumer.state is S.ABSENT
         and not consumer.retired
-        and (gpu.index,) in placement.choices(state, consumer)
+        and (gpu.index,) in prospects.choices(state, consumer)
         and consumer.policy.can_load
         and not consumer.policy.vram_managed
         and not consumer.unloaded_by_hand

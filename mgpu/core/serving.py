@@ -11,7 +11,7 @@ import math
 from dataclasses import replace
 from typing import NamedTuple, Self, assert_never
 
-from mgpu.core import admission, ordering, placement, planning, residency, swapping, vram
+from mgpu.core import admission, ordering, planning, prospects, residency, swapping, vram
 from mgpu.core.model import ConsumerState as S
 from mgpu.core.ordering import Turn
 from mgpu.core.state import State
@@ -78,13 +78,13 @@ class _Round:
         self._batches_only: set[int] = set()
         """GPUs that only jobs of batches may use (``planning.lets_batches_end``)."""
         self._room_from: dict[int, float] = {}
-        """Per GPU: who keeps it from others finds no room before then (``placement.room_from``)."""
+        """Per GPU: who keeps it from others finds no room before then (``prospects.room_from``)."""
         self._without_room: list[_Need] = []
 
     def serve_one(self) -> bool:
         """Serve the first who can be; False when nobody can."""
         for turn in self._turns:
-            gpus = placement.where(self._state, turn.consumer, self._step.at)
+            gpus = prospects.where(self._state, turn.consumer, self._step.at)
             behind_batches = bool(self._batches_only) and self._in_no_batch(turn, gpus)
             held_up = behind_batches or self._held_up(turn, gpus)
             if turn.consumer.state is S.ABSENT and turn.consumer.name not in self._state.swaps:
@@ -147,7 +147,7 @@ class _Round:
                 for index in gpus:
                     self._until[index] = min(until, self._until.get(index, math.inf))
                 return
-        room_from = placement.room_from(self._state, turn.consumer, gpus, self._step.at)
+        room_from = prospects.room_from(self._state, turn.consumer, gpus, self._step.at)
         for index in gpus:
             self._room_from[index] = min(room_from, self._room_from.get(index, math.inf))
         batches = behind_batches or planning.lets_batches_end(self._state, turn.consumer)

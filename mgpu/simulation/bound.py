@@ -12,7 +12,7 @@ that came later than the one without room; and so may any, expected to be throug
 
 from __future__ import annotations
 
-from mgpu.core import placement
+from mgpu.core import prospects
 from mgpu.core.effects import Grant
 from mgpu.core.jobs import Job
 from mgpu.core.model import ConsumerState as S
@@ -31,7 +31,7 @@ def check(state: State, grant: Grant, at: float) -> None:
     behind_batches = False
     for consumer, oldest in _overdue(state, at):
         own = consumer.name == grant.consumer
-        gpus = placement.where(state, consumer, at)
+        gpus = prospects.where(state, consumer, at)
         meets = own or not gpus.isdisjoint(grant.gpus)
         if not meets or oldest.seq > granted.seq:
             continue
@@ -40,7 +40,7 @@ def check(state: State, grant: Grant, at: float) -> None:
         behind_batches |= planned and not coming and consumer.state is not S.RESIDENT
         excused = (
             (planned and coming)
-            or placement.room_from(state, consumer, gpus, at) > at
+            or prospects.room_from(state, consumer, gpus, at) > at
             or (behind_batches and of_a_batch and not _runs_its_batch(consumer, oldest))
         )
         if own or not excused:

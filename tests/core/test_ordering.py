@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from mgpu.core import placement
+from mgpu.core import prospects
 from tests.core.playbook import Playbook, absent, resident
 
 ABCABC = "ABCABC"
@@ -205,7 +205,7 @@ class TestWhoMayLiveOnAnyGpu:
             absent("big", 14000),
             total_mib=(24576, 24576),
         )
-        assert placement.where(play.state, play["big"], play.now) == {0, 1}
+        assert prospects.where(play.state, play["big"], play.now) == {0, 1}
 
 
 def test_where_too_many_are_in_memory_those_are_held_up_of_whom_one_has_to_leave() -> None:
