@@ -81,8 +81,9 @@ def permitted(target: Consumer, victim: Consumer) -> bool:
 
 def stays_until(state: State, consumer: Consumer) -> float:
     """The moment before which nobody may evict a resident consumer, as it has just come."""
-    came_for_nobody = consumer.unasked
-    return -math.inf if came_for_nobody else consumer.resident_since + state.policy.min_resident_s
+    if consumer.unasked:
+        return -math.inf  # it came for nobody
+    return consumer.resident_since + state.policy.min_resident_s
 
 
 def to_leave(state: State, target: Consumer) -> int:
